@@ -1,0 +1,65 @@
+"""What a model must know of its data to be built again without them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScanInfo:
+    """Shape and statistics of one scan's tensors, as the loaders give them.
+
+    Attributes
+    ----------
+    unit_ids : tuple of int
+        Units in the order of the responses.
+    input_shape : tuple of int
+        (channel, height, width) of the videos or images that enter the core.
+    mean_responses : tuple of float
+        Mean of each unit's normalised training responses.
+    n_behavior : int
+        Channels of behaviour that reach the modulator; 0 without behaviour.
+    mean_pupil_center : tuple of float or None
+        Training mean of the normalised pupil position; None without it.
+    mean_behavior : tuple of float or None
+        Training mean of each channel of the normalised behaviour; None without it.
+    frame_rate : float or None
+        Hz; None for still images.
+    input_mean, input_std : float
+        Pixel statistics by which inputs were normalised: (grey value - mean) / std.
+    """
+
+    unit_ids: tuple[int, ...]
+    input_shape: tuple[int, int, int]
+    mean_responses: tuple[float, ...]
+    n_behavior: int = 0
+    mean_pupil_center: tuple[float, float] | None = None
+    mean_behavior: tuple[float, ...] | None = None
+    frame_rate: float | None = None
+    input_mean: float = 0.0
+    input_std: float = 1.0
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return len(self.unit_ids)
+
+
+DataInfo = dict[str, ScanInfo]
+"""One `ScanInfo` for each data_key, in the order of the readouts."""
+
+
+def data_info_to_json(info: DataInfo) -> str:
+    """Return the data information as JSON."""
+    return json.dumps({key: dataclasses.asdict(scan) for key, scan in info.items()})
+
+
+def data_info_from_json(text: str) -> DataInfo:
+    """Return the data information that `data_info_to_json` wrote."""
+
+    def tuples(scan: dict) -> dict:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in scan.items()}
+
+    return {key: ScanInfo(**tuples(scan)) for key, scan in json.loads(text).items()}
