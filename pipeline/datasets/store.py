@@ -1,0 +1,178 @@
+"""Deeplake on disk: the one module that knows its calls.
+
+A stored dataset is a folder with two Deeplake tables: ``stimuli`` holds each distinct stimulus once, ``trials`` one
+row a trial with everything else. It is written beside its final place, marked complete and renamed: a folder that can
+be opened is whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DatasetError
+
+FORMAT = "deeplake"
+FORMAT_VERSION = 1
+TEXT = "text"
+
+
+@functools.cache
+def _deeplake() -> ModuleType:
+    # Importing deeplake looks up a crash-report host at once, so only those who read or write data do it.
+    import deeplake
+
+    return deeplake
+
+
+def _column_type(example: Any) -> Any:
+    types = _deeplake().types
+    if isinstance(example, str):
+        return types.Text()
+    if isinstance(example, int | np.integer):
+        return types.Int32()
+    return types.Array(str(example.dtype), dimensions=example.ndim)
+
+
+class _TableWriter:
+    """Appends rows to one Deeplake table whose columns are those of its first row."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._table: Any = None
+        self.rows = 0
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        if self._table is None:
+            self._table = _deeplake().create(f"file://{self._path}")
+            for name, value in row.items():
+                self._table.add_column(name, _column_type(value))
+        self._table.append({name: [value] for name, value in row.items()})
+        self.rows += 1
+        if self.rows % 64 == 0:  # bounds the rows that wait in memory
+            self._table.commit()
+
+    def finish(self, metadata: Mapping[str, Any]) -> None:
+        if self._table is None:
+            raise DatasetError(f"nothing to store in {self._path.name}: the recording has no trial with a tier")
+        self._table.metadata["geniculate"] = json.dumps({**metadata, "rows": self.rows, "complete": True})
+        self._table.commit("complete")
+        self._table = None
+
+
+class DatasetWriter:
+    """Collects stimuli and trials of one dataset; made by `write_dataset`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stimuli = _TableWriter(folder / "stimuli")
+        self._trials = _TableWriter(folder / "trials")
+        self._seen: set[str] = set()
+        self.metadata: dict[str, Any] = {}
+
+    def add_stimulus(self, condition_hash: str, tensor: str, frames: np.ndarray) -> None:
+        """Store the pixels of a stimulus, (channel, time, height, width) or (channel, height, width), once."""
+        if condition_hash not in self._seen:
+            self._stimuli.append({"condition_hash": condition_hash, tensor: frames})
+            self._seen.add(condition_hash)
+
+    def add_trial(self, row: Mapping[str, Any]) -> None:
+        """Store one trial: ``trial_idx``, ``condition_hash``, ``tier`` and its tensors by name."""
+        if row["condition_hash"] not in self._seen:
+            raise DatasetError(f"trial {row['trial_idx']}: its stimulus {row['condition_hash'][:12]} was not stored")
+        self._trials.append(row)
+
+    def finish(self) -> None:
+        """Mark both tables complete."""
+        self._stimuli.finish({"format_version": FORMAT_VERSION})
+        self._trials.finish({"format_version": FORMAT_VERSION, **self.metadata})
+
+
+@contextmanager
+def write_dataset(path: Path) -> Iterator[DatasetWriter]:
+    """Write a dataset at ``path``: it appears there whole when the block ends, or not at all.
+
+    A folder left at ``path`` by an earlier attempt is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*"):  # left by a process that was killed while it wrote
+        shutil.rmtree(stale, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        writer = DatasetWriter(aside)
+        yield writer
+        writer.finish()
+        os.chmod(aside, 0o755)  # mkdtemp makes it private; colleagues share the store
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _open_table(path: Path) -> tuple[Any, dict[str, Any]]:
+    remedy = "delete its Dataset row and populate again"
+    if not path.is_dir():
+        raise DatasetError(f"no dataset at {path}: the folder was moved or deleted; restore it, or {remedy}")
+    table = _deeplake().open_read_only(f"file://{path}")
+    metadata = json.loads(table.metadata["geniculate"]) if "geniculate" in table.metadata.keys() else {}  # noqa: SIM118
+    if not metadata.get("complete") or metadata["rows"] != len(table):
+        raise DatasetError(f"the dataset at {path} is incomplete: {remedy}")
+    if metadata["format_version"] != FORMAT_VERSION:
+        raise DatasetError(
+            f"the dataset at {path} has format {metadata['format_version']}, this version reads {FORMAT_VERSION}: {remedy}"
+        )
+    return table, metadata
+
+
+class StoredDataset:
+    """Reads one dataset.
+
+    Attributes
+    ----------
+    metadata : dict
+        What the writer recorded: unit ids, names of the behaviour's channels, statistics, frame rate.
+    trial_idx, condition_hash, tier : list
+        One entry a trial, in order of time.
+    tensors : tuple of str
+        Names of the trials' tensors.
+    stimulus_tensor : str
+        'videos' or 'images'.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is missing, incomplete or of another format; the message says what to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._trials, self.metadata = _open_table(self.path / "trials")
+        self._stimuli, _ = _open_table(self.path / "stimuli")
+        self.trial_idx: list[int] = [int(i) for i in self._trials["trial_idx"][:]]
+        self.condition_hash: list[str] = list(self._trials["condition_hash"][:])
+        self.tier: list[str] = list(self._trials["tier"][:])
+        names = [column.name for column in self._trials.schema.columns]
+        self.tensors = tuple(n for n in names if n not in ("trial_idx", "condition_hash", "tier"))
+        (self.stimulus_tensor,) = (c.name for c in self._stimuli.schema.columns if c.name != "condition_hash")
+        self._stimulus_row = {name: row for row, name in enumerate(self._stimuli["condition_hash"][:])}
+
+    def rows(self, tier: str) -> list[int]:
+        """Return the rows of one tier's trials, in order of time."""
+        return [row for row, name in enumerate(self.tier) if name == tier]
+
+    def tensor(self, name: str, row: int) -> np.ndarray:
+        """Return one tensor of one trial."""
+        return np.asarray(self._trials[row][name])
+
+    def stimulus(self, condition_hash: str) -> np.ndarray:
+        """Return the pixels of one stimulus."""
+        return np.asarray(self._stimuli[self._stimulus_row[condition_hash]][self.stimulus_tensor])
