@@ -1,0 +1,144 @@
+"""How well the units are predicted: distributions of scores, and scores against the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.figures.checks import FigureError, as_array, same_length
+from pipeline.figures.style import PALETTE, QUIET, RECORDED, TEST, VALIDATION, styled, undefined_note
+
+_FIXED_COLOURS = {"validation": VALIDATION, "test": TEST, "oracle": RECORDED}
+
+
+@styled
+def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int = 24) -> Figure:
+    """Draw the distribution of a score over units, one outline a label, with the mean of each.
+
+    Parameters
+    ----------
+    scores : mapping of str to ndarray
+        (unit,) for each label; NaN is left out and counted in the legend.
+    xlabel : str
+        The score with its unit, for example 'Single-trial correlation'.
+    bins : int
+        Bins that all labels share.
+
+    Raises
+    ------
+    FigureError
+        No value is defined.
+    """
+    arrays = {label: as_array(label, values, "unit") for label, values in scores.items()}
+    defined = {label: values[~np.isnan(values)] for label, values in arrays.items()}
+    together = np.concatenate(list(defined.values())) if defined else np.empty(0)
+    if not together.size:
+        raise FigureError(f"No value of {xlabel} is defined for {', '.join(scores) or 'any label'}: nothing to draw.")
+    edges = np.histogram_bin_edges(together, bins)
+
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for position, (label, values) in enumerate(defined.items()):
+        colour = _FIXED_COLOURS.get(label, PALETTE[position % len(PALETTE)])
+        facts = [f"mean {values.mean():.2f}" if len(values) else "no mean", f"n = {len(values)}"]
+        note = undefined_note(arrays[label])
+        axes.hist(
+            values, edges, histtype="stepfilled", facecolor=(colour, 0.22), edgecolor=colour, linewidth=1.3,
+            label=f"{label}: " + ", ".join([*facts, *([note] if note else [])]),
+        )  # fmt: skip
+        if len(values):
+            axes.plot(
+                values.mean(), 1.015, marker="v", markersize=6, color=colour, clip_on=False,
+                transform=axes.get_xaxis_transform(), linestyle="none",
+            )  # fmt: skip
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("Units")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    if edges[0] < 0 < edges[-1]:
+        axes.axvline(0, color=QUIET, linewidth=0.8, linestyle=":", zorder=0)
+    figure.legend(loc="outside upper left")
+    return figure
+
+
+@styled
+def scores_against_oracle(
+    oracle: np.ndarray,
+    score: np.ndarray,
+    unit_names: Sequence[str],
+    *,
+    score_label: str = "Model correlation",
+    named_units: int = 3,
+) -> Figure:
+    """Scatter the model's score against the leave-one-out oracle, with the identity and the fraction oracle as a slope.
+
+    Parameters
+    ----------
+    oracle, score : ndarray
+        (unit,); units with either undefined are left out and counted.
+    unit_names : sequence of str
+        (unit,).
+    score_label : str
+        Axis label of the score.
+    named_units : int
+        How many of the units farthest below their oracle are named.
+
+    Raises
+    ------
+    FigureError
+        Shapes disagree, or no unit has both scores.
+    """
+    oracle, score = as_array("oracle", oracle, "unit"), as_array("score", score, "unit")
+    same_length("unit", oracle=oracle, score=score, unit_names=unit_names)
+    both = np.isfinite(oracle) & np.isfinite(score)
+    if not both.any():
+        raise FigureError("No unit has both an oracle and a model score: nothing to draw.")
+    slope = slope_through_origin(oracle[both], score[both])
+    low = min(0.0, oracle[both].min(), score[both].min()) - 0.03
+    high = max(oracle[both].max(), score[both].max()) * 1.08
+
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([low, high], [low, high], color=QUIET, linewidth=1, linestyle="--", label="identity")
+    axes.plot([0, high], [0, slope * high], color=TEST, linewidth=1.8, label=f"fraction oracle {slope:.2f}")
+    axes.scatter(oracle[both], score[both], s=22, color=RECORDED, alpha=0.65, linewidths=0, zorder=3)
+    _name_farthest(axes, oracle, score, unit_names, named_units)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="Oracle correlation", ylabel=score_label)
+    axes.legend(loc="upper left")
+    note = undefined_note(np.where(both, 0.0, np.nan))
+    axes.set_title(f"{np.count_nonzero(both)} units" + (f", {note}" if note else ""), fontsize=9)
+    return figure
+
+
+def slope_through_origin(oracle: np.ndarray, score: np.ndarray) -> float:
+    """Return the least-squares slope of score on oracle without an intercept: the population's fraction oracle.
+
+    Parameters
+    ----------
+    oracle, score : ndarray
+        (unit,), finite.
+
+    Raises
+    ------
+    FigureError
+        Every oracle is 0, which leaves the slope undefined.
+    """
+    power = float(oracle @ oracle)
+    if power == 0:
+        raise FigureError("Every oracle correlation is 0: the fraction oracle is undefined.")
+    return float(oracle @ score) / power
+
+
+def _name_farthest(axes: Axes, oracle: np.ndarray, score: np.ndarray, names: Sequence[str], count: int) -> None:
+    """Name the units that fall shortest of their oracle, on the side of the point away from the line."""
+    shortfall = oracle - score
+    worst = [unit for unit in np.argsort(-shortfall, kind="stable") if shortfall[unit] > 0][:count]
+    middle = np.nanmedian(oracle)
+    for unit in worst:
+        right = bool(oracle[unit] <= middle)
+        axes.annotate(
+            names[unit], (oracle[unit], score[unit]), (5 if right else -5, -4), textcoords="offset points",
+            ha="left" if right else "right", va="top", fontsize=7, color="#444444",
+        )  # fmt: skip
