@@ -1,0 +1,296 @@
+"""The encoding model: one core for all scans, and for each scan a readout and, if asked for, a shifter and a modulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pipeline.configuration import Configuration
+from pipeline.datasets.info import DataInfo, ScanInfo
+from pipeline.errors import ConfigurationError
+from pipeline.models.cores import Core, Factorized3d, Stacked2d
+from pipeline.models.modulators import MLPGain, MLPGainModulator, NoModulator
+from pipeline.models.nonlinearities import output_nonlinearity
+from pipeline.models.readouts import FullGaussian2d, FullGaussian2dReadout, UnitIndex
+from pipeline.models.recurrent import ConvGRU, NoRecurrence, Recurrent
+from pipeline.models.shifters import MLP, MLPShifter, NoShifter
+
+
+@dataclass(frozen=True)
+class Network:
+    """The kinds that make up an encoder.
+
+    Attributes
+    ----------
+    core, recurrent, readout, shifter, modulator : Configuration
+        One kind of each, with its settings.
+    nonlinearity : str
+        Name of the output non-linearity, of `pipeline.models.nonlinearities.NONLINEARITIES`; ``elu`` is elu(x) + 1.
+    """
+
+    core: Factorized3d | Stacked2d = Factorized3d()
+    recurrent: NoRecurrence | ConvGRU = NoRecurrence()
+    readout: FullGaussian2d = FullGaussian2d()
+    shifter: NoShifter | MLP = NoShifter()
+    modulator: NoModulator | MLPGain = NoModulator()
+    nonlinearity: str = "elu"
+
+    def parts(self) -> tuple[Configuration, ...]:
+        """Return the kinds in the order of evaluation."""
+        return self.core, self.recurrent, self.readout, self.shifter, self.modulator
+
+
+class PerScan(nn.Module):
+    """Modules by data_key, which may contain characters that PyTorch refuses in names.
+
+    Raises
+    ------
+    ConfigurationError
+        On asking for a data_key that there is no module for.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.data_keys = tuple(modules)
+        for data_key, module in modules.items():
+            self.add_module(self._name(data_key), module)
+
+    @staticmethod
+    def _name(data_key: str) -> str:
+        # PyTorch separates names with dots and would confuse "training" or "forward" with its own attributes.
+        return "scan:" + data_key.replace("%", "%25").replace(".", "%2E")
+
+    def __getitem__(self, data_key: str) -> nn.Module:
+        if data_key not in self.data_keys:
+            raise ConfigurationError(
+                f"this model has nothing for the data_key {data_key!r}: it knows {', '.join(self.data_keys) or 'none'}"
+            )
+        return self.get_submodule(self._name(data_key))
+
+    def __contains__(self, data_key: object) -> bool:
+        return data_key in self.data_keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data_keys)
+
+    def __len__(self) -> int:
+        return len(self.data_keys)
+
+
+class Encoder(nn.Module):
+    """Predicts responses to movies: core, recurrent module, readout at the shifted place, gain, non-linearity.
+
+    Still images are movies of one frame, for cores that lose no frames.
+
+    Attributes
+    ----------
+    core : Core
+    recurrent : Recurrent
+    readouts : PerScan
+        A `FullGaussian2dReadout` for each data_key.
+    shifters, modulators : PerScan
+        For the data_keys that have one.
+    nonlinearity : str
+        Name of the output non-linearity.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        recurrent: Recurrent,
+        readouts: Mapping[str, FullGaussian2dReadout],
+        shifters: Mapping[str, MLPShifter],
+        modulators: Mapping[str, MLPGainModulator],
+        nonlinearity: str = "elu",
+    ) -> None:
+        super().__init__()
+        self.core = core
+        self.recurrent = recurrent
+        self.readouts = PerScan(readouts)
+        self.shifters = PerScan(shifters)
+        self.modulators = PerScan(modulators)
+        self.nonlinearity = nonlinearity
+        self._rate = output_nonlinearity(nonlinearity).rate
+
+    @property
+    def data_keys(self) -> tuple[str, ...]:
+        """Names of the scans, in the order of the readouts."""
+        return self.readouts.data_keys
+
+    @property
+    def lost_frames(self) -> int:
+        """Frames at the start of a movie for which there is no prediction."""
+        return self.core.lost_frames
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(
+        self,
+        videos: Tensor,
+        data_key: str,
+        behavior: Tensor | None = None,
+        pupil_center: Tensor | None = None,
+        unit_idx: UnitIndex | None = None,
+    ) -> Tensor:
+        """Predict the responses of one scan's units.
+
+        Parameters
+        ----------
+        videos : Tensor
+            (batch, channel, time, height, width), normalised as in training.
+        data_key : str
+            The scan.
+        behavior : Tensor, optional
+            (batch, channel, time). Without it, gains are 1. Not used if the scan has no modulator.
+        pupil_center : Tensor, optional
+            (batch, 2, time). Without it, nothing is shifted. Not used if the scan has no shifter.
+        unit_idx : sequence of int, Tensor or slice, optional
+            Evaluate only these units.
+
+        Returns
+        -------
+        Tensor
+            (batch, unit, time - `lost_frames`): predictions for the last frames, in the units of the responses.
+
+        Raises
+        ------
+        ConfigurationError
+            If the model has no such data_key, or the movie is too short for one prediction.
+        """
+        readout = self.readouts[data_key]
+        if videos.shape[2] <= self.lost_frames:
+            raise ConfigurationError(
+                f"a movie of {videos.shape[2]} frames is too short: this model needs more than {self.lost_frames}"
+            )
+        features = self.recurrent(self.core(videos))
+        time = features.shape[2]
+        shift = None
+        if pupil_center is not None and data_key in self.shifters:
+            shift = self.shifters[data_key](pupil_center[..., -time:])
+        drive = readout(features, shift=shift, unit_idx=unit_idx)
+        if behavior is not None and data_key in self.modulators:
+            drive = self.modulators[data_key](drive, behavior[..., -time:], unit_idx=unit_idx)
+        return self._rate(drive)
+
+    def regularizer(self, data_key: str) -> dict[str, Tensor]:
+        """Return the weighted penalties that apply when this scan is trained, by name."""
+        modules = [self.core, self.recurrent, self.readouts[data_key]]
+        modules += [per_scan[data_key] for per_scan in (self.shifters, self.modulators) if data_key in per_scan]
+        return {name: term for module in modules for name, term in module.regularizer().items()}
+
+    def constrain(self) -> None:
+        """Bring parameters with a range back into it; the trainer calls this after every step."""
+        for data_key in self.readouts:
+            self.readouts[data_key].constrain()
+
+
+def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
+    """Make an encoder with fresh weights. The same arguments give the same weights; no data are read.
+
+    Parameters
+    ----------
+    network : Network
+        Its kinds. Scans without pupil position or without behaviour get no shifter or no modulator.
+    data_info : DataInfo
+        Shapes and mean responses of the scans. All must have the same number of input channels.
+    seed : int
+        Of the initial weights. PyTorch's global random state is left as it was.
+
+    Raises
+    ------
+    ConfigurationError
+        If the network does not fit the data; the message names the scan.
+    """
+    channels = _input_channels(data_info)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        core = network.core.build(channels)
+        recurrent = network.recurrent.build(core.out_channels)
+        nonlinearity = output_nonlinearity(network.nonlinearity)
+        readouts = {}
+        for data_key, scan in data_info.items():
+            _refuse_small_frames(core, data_key, scan)
+            drive = nonlinearity.drive_of_mean(scan.mean_responses)
+            readouts[data_key] = network.readout.build(recurrent.out_channels, drive)
+        shifters = _shifters(network.shifter, data_info)
+        modulators = _modulators(network.modulator, data_info)
+    return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity)
+
+
+def _input_channels(data_info: DataInfo) -> int:
+    if not data_info:
+        raise ConfigurationError("a network needs at least one scan, and data_info has none")
+    for data_key, scan in data_info.items():
+        if len(scan.mean_responses) != scan.n_units:
+            raise ConfigurationError(
+                f"{data_key!r} has {scan.n_units} units but {len(scan.mean_responses)} mean responses"
+            )
+    channels = {data_key: scan.input_shape[0] for data_key, scan in data_info.items()}
+    if len(set(channels.values())) > 1:
+        raise ConfigurationError(f"scans that share a core need the same number of input channels, not {channels}")
+    return next(iter(channels.values()))
+
+
+def _refuse_small_frames(core: Core, data_key: str, scan: ScanInfo) -> None:
+    _, height, width = scan.input_shape
+    if min(core.out_size(height, width)) < 1:
+        raise ConfigurationError(
+            f"the core's filters are larger than the {height} x {width} px frames of {data_key!r}: "
+            "use smaller filters or pad the frames"
+        )
+
+
+def _shifters(kind: NoShifter | MLP, data_info: DataInfo) -> dict[str, MLPShifter]:
+    if isinstance(kind, NoShifter):
+        return {}
+    with_pupil = [data_key for data_key, scan in data_info.items() if scan.mean_pupil_center is not None]
+    if not with_pupil:
+        raise ConfigurationError(f"no scan has a pupil position: use NoShifter instead of {kind.kind()}")
+    return {data_key: kind.build() for data_key in with_pupil}
+
+
+def _modulators(kind: NoModulator | MLPGain, data_info: DataInfo) -> dict[str, MLPGainModulator]:
+    if isinstance(kind, NoModulator):
+        return {}
+    with_behavior = {data_key: scan for data_key, scan in data_info.items() if scan.n_behavior}
+    if not with_behavior:
+        raise ConfigurationError(f"no scan has behaviour: use NoModulator instead of {kind.kind()}")
+    return {data_key: kind.build(scan.n_behavior, scan.n_units) for data_key, scan in with_behavior.items()}
+
+
+def encoder_to_bytes(encoder: Encoder) -> bytes:
+    """Return the weights in the safetensors format."""
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()})
+
+
+def load_encoder(network: Network, data_info: DataInfo, data: bytes) -> Encoder:
+    """Rebuild an encoder from what `encoder_to_bytes` returned, in evaluation mode on the CPU.
+
+    Raises
+    ------
+    ConfigurationError
+        If the weights are damaged or belong to another network; the message names the first tensors that differ.
+    """
+    encoder = build_encoder(network, data_info, seed=0)
+    try:
+        state = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ConfigurationError(f"the weights are damaged ({error}): train the model again") from error
+    wanted = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if wanted != found:
+        different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise ConfigurationError(
+            f"the weights belong to another network or other data: {', '.join(different[:3])}"
+            f"{' and others' if len(different) > 3 else ''} differ"
+        )
+    encoder.load_state_dict(state)
+    return encoder.eval()
