@@ -1,1 +1,59 @@
-"""Readers: a source on disk becomes a `Recording`."""
+"""Readers: a source on disk becomes a `Recording` of trials, units, stimuli and behaviour."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from pipeline.errors import RecordingError
+from pipeline.recordings.base import (
+    TIERS,
+    Recording,
+    Source,
+    SpikeTimes,
+    Stimulus,
+    Trace,
+    Trial,
+    Unit,
+    hash_pixels,
+)
+from pipeline.recordings.thesis import ThesisRecording
+from pipeline.recordings.tiers import assign_tiers
+
+__all__ = [
+    "FORMATS", "TIERS", "Recording", "Source", "SpikeTimes", "Stimulus", "ThesisRecording", "Trace", "Trial", "Unit",
+    "assign_tiers", "hash_pixels", "open_recording",
+]  # fmt: skip
+
+FORMATS: Mapping[str, Callable[..., Recording]] = MappingProxyType({"thesis": ThesisRecording})
+"""Readers by the name of their format."""
+
+
+def open_recording(source_format: str, **location: str) -> Recording:
+    """Open a recording of any known format, with everything about it checked.
+
+    Parameters
+    ----------
+    source_format : str
+        A name in `FORMATS`.
+    **location : str
+        Arguments of that reader: paths and selections, as in `Source.location`.
+
+    Raises
+    ------
+    RecordingError
+        If the format is unknown, an argument is missing or unknown, or the source is damaged.
+    """
+    if source_format not in FORMATS:
+        raise RecordingError(f"unknown format {source_format!r}: known are {', '.join(sorted(FORMATS))}")
+    reader = FORMATS[source_format]
+    known = inspect.signature(reader).parameters
+    unknown = [name for name in location if name not in known]
+    missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in location]
+    if unknown or missing:
+        wrong = "; ".join(
+            f"{what} {', '.join(names)}" for what, names in (("unknown", unknown), ("missing", missing)) if names
+        )
+        raise RecordingError(f"arguments of the format {source_format!r}: {wrong} (it takes {', '.join(known)})")
+    return reader(**location)

@@ -1,0 +1,88 @@
+"""The behaviour table of the thesis format: running and pupil, one row for each scene or presentation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import RecordingError
+from pipeline.recordings.base import Trace
+from pipeline.recordings.pickles import read_pickled_frame
+from pipeline.recordings.responses_table import Presentation, ResponseTable, read_interval, require_columns
+
+SIGNALS = ("run", "pupil_size", "pupil_x", "pupil_y")
+SAME_TIME = 1e-6
+"""Two tables mean the same presentation if their times differ by less than this (s)."""
+
+
+def read_behavior(path: Path, responses: ResponseTable) -> tuple[dict[str, Trace], ...]:
+    """Return the signals of each presentation, in the order of ``responses.presentations``.
+
+    Samples are spread evenly over the presentation: sample i of n stands at its start + (i + 0.5) / n of its duration.
+
+    Raises
+    ------
+    RecordingError
+        If a column or row is missing, a row is doubtful, or a sample is NaN; the message names signal and scene.
+    """
+    table = read_pickled_frame(path)
+    require_columns(table, ("scene_id", "m", "s", *SIGNALS), path)
+    same = (table["m"].astype(str) == responses.mouse) & (table["s"].map(int) == responses.series)
+    if "e" in table.columns:
+        same &= table["e"].map(int) == responses.experiment
+    records: list[dict[str, Any]] = table[same].to_dict("records")
+    if not records:
+        raise RecordingError(f"{path} has no rows for mouse {responses.mouse}, series {responses.series}")
+    rows = [_row_of(showing, records, path) for showing in _tell_apart(responses.presentations, table, path)]
+    return tuple(
+        {signal: _read_trace(row[signal], signal, showing, path) for signal in SIGNALS}
+        for row, showing in zip(rows, responses.presentations, strict=True)
+    )
+
+
+def _tell_apart(
+    presentations: tuple[Presentation, ...], table: pd.DataFrame, path: Path
+) -> tuple[Presentation, ...]:
+    shown = Counter(showing.scene_id for showing in presentations)
+    repeated = sorted(scene for scene, times in shown.items() if times > 1)
+    if repeated and "trange" not in table.columns:
+        raise RecordingError(
+            f"{path}: scene {repeated[0]} was shown {shown[repeated[0]]} times ({len(repeated)} scenes repeat), "
+            "so the behaviour table needs a column trange ([start, end] in s) to tell the presentations apart"
+        )
+    return presentations
+
+
+def _row_of(showing: Presentation, records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+    where = f"{path}: scene {showing.scene_id}"
+    found = [row for row in records if int(row["scene_id"]) == showing.scene_id]
+    if found and "trange" in found[0]:
+        found = [
+            row for row in found
+            if np.abs(np.subtract(read_interval(row["trange"], where), (showing.start, showing.stop))).max() < SAME_TIME
+        ]  # fmt: skip
+    if len(found) != 1:
+        raise RecordingError(
+            f"{where} at [{showing.start}, {showing.stop}] s has {len(found) or 'no'} rows of behaviour; "
+            "each presentation needs exactly one"
+        )
+    return found[0]
+
+
+def _read_trace(value: Any, signal: str, showing: Presentation, path: Path) -> Trace:
+    where = f"{path}: {signal} of scene {showing.scene_id} at [{showing.start}, {showing.stop}] s"
+    values = np.asarray(value, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise RecordingError(f"{where} is {value!r}, not an array of samples")
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise RecordingError(
+            f"{where}: {int(bad.sum())} of {values.size} samples are NaN or infinite, the first is "
+            f"sample {int(bad.argmax())}; interpolate them, or leave the trial out of both tables"
+        )
+    step = (showing.stop - showing.start) / values.size
+    return Trace(times=showing.start + (np.arange(values.size) + 0.5) * step, values=values)
