@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -34,12 +35,12 @@ Edge = tuple[str, str, bool]
 
 @dataclass(frozen=True)
 class _Curve:
-    """One foreign key: its ends, and the points (inches) that it passes horizontally."""
+    """One foreign key: its ends and its way as a path (inches)."""
 
     child: str
     parent: str
     is_primary: bool
-    points: tuple[tuple[float, float], ...]
+    path: Path
     colour: str
 
 
@@ -71,10 +72,10 @@ def schema_diagram(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height))
     axes.set_axis_off()
-    for box in layout.boxes:
+    for number, box in enumerate(layout.boxes):
         axes.add_patch(_rounded(box.x, box.y, box.width, box.height, 0.09, "#f6f7f8", "#e2e4e6", 0))
         axes.text(
-            box.x + 0.1, box.y + box.height - 0.1, box.schema, fontsize=_TITLE_FONT, color="#444444",
+            box.x + 0.1, box.y + box.height - 0.1, box.schema, fontsize=_TITLE_FONT, color=_hue(number),
             va="top", fontweight="bold", zorder=4,
         )  # fmt: skip
     for curve in _curves(edges, layout):
@@ -121,65 +122,81 @@ def _draw_table(axes: Axes, table: TableNode, slot: Slot) -> None:
     )  # fmt: skip
 
 
+def _hue(column: int) -> str:
+    return _EDGE_COLOURS[column % len(_EDGE_COLOURS)]
+
+
 def _curves(edges: Sequence[Edge], layout: Layout) -> list[_Curve]:
     """Find the way of every edge; edges that share a corridor run side by side in it."""
     taken: dict[tuple[int, float], int] = defaultdict(int)
     curves = []
     for child, parent, is_primary in edges:
         start, end = layout.slots[parent], layout.slots[child]
-        colour = _EDGE_COLOURS[start.column % len(_EDGE_COLOURS)]
-        curves.append(_Curve(child, parent, is_primary, tuple(_way(start, end, layout, taken)), colour))
+        colour = _hue(start.column)
+        if child.rpartition(".")[0] == parent:
+            path, colour = _elbow(start, end), TIER_COLOURS["part"][1]
+        elif start.column < end.column:
+            path = _across(start, end, layout, taken)
+        elif layout.is_next_below(start, end):
+            path = Path([(start.x + 0.2, start.y), (start.x + 0.2, end.y + end.height)])
+        else:
+            path = _bow(start, end)
+        curves.append(_Curve(child, parent, is_primary, path, colour))
     return curves
 
 
-def _way(
-    start: Slot, end: Slot, layout: Layout, taken: dict[tuple[int, float], int]
-) -> list[tuple[float, float]]:
-    """Points from the parent's right to the child's left, through free corridors of the columns between them."""
-    if start.column >= end.column:
-        return [(start.x, start.middle), (end.x, end.middle)]
-    points = [(start.x + start.width, start.middle)]
+def _elbow(master: Slot, part: Slot) -> Path:
+    """From below a master to its part."""
+    x = (master.x + part.x) / 2
+    return Path([(x, master.y), (x, part.middle), (part.x, part.middle)])
+
+
+def _bow(start: Slot, end: Slot) -> Path:
+    """Between the left ends of two tables of one column; deeper the longer it is, so that nested bows stay apart."""
+    reach = min(start.x, end.x) - min(0.07 + 0.05 * abs(end.middle - start.middle), 0.3)
+    points = [(start.x, start.middle), (reach, start.middle), (reach, end.middle), (end.x, end.middle)]
+    return Path(points, [Path.MOVETO] + [Path.CURVE4] * 3)
+
+
+def _across(start: Slot, end: Slot, layout: Layout, taken: dict[tuple[int, float], int]) -> Path:
+    """From the parent's right to the child's left, level through free corridors of the columns between them."""
+    x, y = start.x + start.width, start.middle
+    vertices, codes = [(x, y)], [Path.MOVETO]
+
+    def swing(to_x: float, to_y: float) -> None:
+        half = (to_x - x) / 2
+        vertices.extend([(x + half, y), (to_x - half, to_y), (to_x, to_y)])
+        codes.extend([Path.CURVE4] * 3)
+
     for column in range(start.column + 1, end.column):
         left, right = layout.column_span(column)
         share = (left - start.x) / (end.x - start.x)
         wish = start.middle + share * (end.middle - start.middle)
-        corridor = min(layout.corridors[column], key=lambda y: abs(y - wish))
+        corridor = layout.nearest_corridor(column, wish)
         place = taken[column, corridor]
         taken[column, corridor] += 1
-        # 0, 1, -1, 2, -2 ... lines from the corridor's middle, which is five lines wide.
-        lane = ((place + 1) // 2) * (1 if place % 2 else -1)
-        y = corridor + 0.018 * max(-2, min(2, lane))
-        points += [(left, y), (right, y)]
-    return [*points, (end.x, end.middle)]
+        # Lanes 0, 1, -1, 2, -2 from the corridor's middle; a corridor is five lanes wide.
+        lane = max(-2, min(2, ((place + 1) // 2) * (1 if place % 2 else -1)))
+        level = corridor + 0.018 * lane
+        swing(left, level)
+        vertices.append((right, level))
+        codes.append(Path.LINETO)
+        x, y = right, level
+    swing(end.x, end.middle)
+    return Path(vertices, codes)
 
 
 def _draw_curve(axes: Axes, curve: _Curve) -> None:
-    (x, y), *rest = curve.points
-    vertices, codes = [(x, y)], [Path.MOVETO]
-    is_within = len(rest) == 1 and rest[0][0] <= x + 0.3 and curve.points[0][0] >= rest[0][0] - 0.3
-    if is_within:
-        # Both ends on the left: a bow whose depth grows with its length keeps nested bows apart.
-        (end_x, end_y), bow = rest[0], 0.07 + 0.05 * abs(rest[0][1] - y)
-        reach = min(x, end_x) - min(bow, 0.3)
-        vertices += [(reach, y), (reach, end_y), (end_x, end_y)]
-        codes += [Path.CURVE4] * 3
-    else:
-        for number, (next_x, next_y) in enumerate(rest):
-            if number % 2:
-                vertices.append((next_x, next_y))
-                codes.append(Path.LINETO)
-            else:
-                half = (next_x - x) / 2
-                vertices += [(x + half, y), (next_x - half, next_y), (next_x, next_y)]
-                codes += [Path.CURVE4] * 3
-            x, y = next_x, next_y
+    is_elbow = curve.child.rpartition(".")[0] == curve.parent
     axes.add_patch(
         PathPatch(
-            Path(vertices, codes), facecolor="none", edgecolor=curve.colour, alpha=0.6, linewidth=0.8, zorder=2,
-            linestyle="-" if curve.is_primary else (0, (3.5, 2.2)), gid=f"edge:{curve.child}:{curve.parent}",
+            curve.path, facecolor="none", edgecolor=curve.colour, alpha=1.0 if is_elbow else 0.65, linewidth=0.8,
+            zorder=2, linestyle="-" if curve.is_primary else (0, (3.5, 2.2)), gid=f"edge:{curve.child}:{curve.parent}",
         )
     )  # fmt: skip
-    axes.plot(*curve.points[-1], "o", color=curve.colour, markersize=2.4, markeredgewidth=0, zorder=3.5)
+    if not is_elbow:
+        x, y = np.asarray(curve.path.vertices)[-1]
+        axes.plot(x, y, "o", color=curve.colour, markersize=2.6, markeredgewidth=0, zorder=3.5)
 
 
 def _draw_legend(figure: Figure, tiers: set[str], kinds: set[bool]) -> None:

@@ -97,6 +97,16 @@ class Layout:
         box = self.boxes[column]
         return box.x, box.x + box.width
 
+    def nearest_corridor(self, column: int, wish: float) -> float:
+        """Return the height of the corridor through a column that is nearest to the height wished for (inches)."""
+        return min(self.corridors[column], key=lambda height: abs(height - wish))
+
+    def is_next_below(self, upper: Slot, lower: Slot) -> bool:
+        """Whether a straight line joins the two tables of one column without touching a third."""
+        tops = (slot.y + slot.height for slot in self.slots.values() if slot.column == upper.column)
+        below = lower.y + lower.height
+        return upper.column == lower.column and below < upper.y and not any(below < top <= upper.y for top in tops)
+
 
 Block = tuple[TableNode, ...]
 
@@ -147,9 +157,7 @@ def _columns(tables: Sequence[TableNode], schema_order: Sequence[str]) -> dict[s
         if table.master:
             parts[table.master].append(table)
     return {
-        schema: [
-            (table, *parts[table.name]) for table in tables if table.schema == schema and not table.master
-        ]
+        schema: [(table, *parts[table.name]) for table in tables if table.schema == schema and not table.master]
         for schema in ordered
     }
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from pipeline.figures.checks import FigureError, as_array, same_length
-from pipeline.figures.style import PREDICTED, QUIET, RECORDED, styled, undefined_note
+from pipeline.figures.style import PREDICTED, QUIET, RECORDED, styled
 
 _DIVERGING = "RdBu_r"
 
@@ -41,7 +41,7 @@ def meis_beside_receptive_fields(
     unit_names : sequence of str
         (unit,).
     correlations : ndarray or None
-        (unit,), between MEI and receptive field; NaN is counted. None where unknown.
+        (unit,), between MEI and receptive field; NaN is called undefined. None where unknown.
     lag_ms : ndarray
         (lag,), time of each frame relative to the response (ms), 0 or negative for frames before it.
     degrees_per_pixel : float
@@ -64,8 +64,10 @@ def meis_beside_receptive_fields(
         rf = as_array("rf", rf, "unit", "lag", "height", "width")
         if rf.shape != mei.shape:
             raise FigureError(f"rf has shape {rf.shape} and mei {mei.shape}: bring them to the same pixels and lags.")
-    scores = np.full(len(mei), np.nan) if correlations is None else as_array("correlations", correlations, "unit")
-    same_length("unit", mei=mei, correlations=scores)
+    scores: list[float | None] = [None] * len(mei)
+    if correlations is not None:
+        scores = list(as_array("correlations", correlations, "unit"))
+        same_length("unit", mei=mei, correlations=scores)
 
     images = 1 if rf is None else 2
     panel_height = float(np.clip(2.1 * mei.shape[2] / mei.shape[3], 0.8, 2.1))
@@ -73,19 +75,16 @@ def meis_beside_receptive_fields(
     grid = figure.subplots(len(mei), images + 1, squeeze=False, width_ratios=[2.3] * images + [2.6])
     for row, name, movie, score, unit in zip(grid, unit_names, mei, scores, range(len(mei)), strict=True):
         _draw_frame(row[0], movie, lag_ms)
-        _name_unit(row[0], name, score)
+        row[0].annotate(name, (0, 1), (0, 2), "axes fraction", "offset points", va="bottom", fontsize=7)
         _draw_course(row[-1], lag_ms, movie, "MEI", PREDICTED, "-")
         if rf is not None:
             _draw_frame(row[1], rf[unit], lag_ms)
             _draw_course(row[-1], lag_ms, rf[unit], rf_title, RECORDED, "--")
-        _dress_course(row[-1], unit == len(mei) - 1)
+        _dress_course(row[-1], score, unit == len(mei) - 1)
     for axes, title in zip(grid[0], ["MEI", rf_title][:images], strict=False):
         axes.set_title(title, pad=16)
     _scale_bar(grid[-1, 0], mei.shape[2:], degrees_per_pixel)
     grid[0, -1].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
-    note = "" if correlations is None else undefined_note(scores, "correlation")
-    if note:
-        figure.text(0.995, 0.003, note, ha="right", va="bottom", fontsize=8, color="#666666")
     return figure
 
 
@@ -127,17 +126,16 @@ def mei_filmstrip(
     limit = _largest(mei)
     width = 1.25
     height = width * mei.shape[1] / mei.shape[2]
-    figure = Figure(figsize=(width * len(latest) + 0.75, height + 0.85), layout="constrained")
+    figure = Figure(figsize=(width * len(latest) + 0.75, height + 0.66), layout="constrained")
     row = figure.subplots(1, len(latest), squeeze=False)[0]
     for axes, frame in zip(row, latest, strict=True):
         image = axes.imshow(mei[frame], cmap="gray", vmin=-limit, vmax=limit, interpolation="nearest")
         _bare(axes)
-        axes.set_title(f"{lag_ms[frame]:.0f} ms", loc="center", fontsize=8, pad=3)
+        axes.set_title(_milliseconds(lag_ms[frame]), loc="center", fontsize=8, pad=3)
     _scale_bar(row[0], mei.shape[1:], degrees_per_pixel)
-    bar = figure.colorbar(image, ax=list(row), shrink=0.9, aspect=14, pad=0.01, label="From grey")
+    bar = figure.colorbar(image, ax=list(row), shrink=0.62, aspect=9, pad=0.01, label="From grey")
     bar.outline.set_visible(False)  # type: ignore[operator]  # the stubs call this Spine a container
-    bar.locator = bar.ax.yaxis.get_major_locator()
-    bar.ax.locator_params(nbins=3)
+    bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.2g}".replace("-", "\N{MINUS SIGN}"), "0", f"{limit:.2g}"])
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
 
@@ -170,15 +168,15 @@ def _draw_frame(axes: Axes, movie: np.ndarray, lag_ms: np.ndarray) -> AxesImage 
     limit = _largest(movie)
     image = axes.imshow(movie[lag], cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     axes.annotate(
-        f"{lag_ms[lag]:.0f} ms", (1, 1), (0, 2), "axes fraction", "offset points",
-        ha="right", va="bottom", fontsize=7, color="#666666",
+        _milliseconds(lag_ms[lag]), (1, 0), (-3, 3), "axes fraction", "offset points",
+        ha="right", va="bottom", fontsize=7, color="#555555",
     )  # fmt: skip
     return image
 
 
-def _name_unit(axes: Axes, name: str, score: float) -> None:
-    text = name if np.isnan(score) else f"{name}   r = {score:.2f}"
-    axes.annotate(text, (0, 1), (0, 2), "axes fraction", "offset points", ha="left", va="bottom", fontsize=7)
+def _milliseconds(lag: float) -> str:
+    """Write a lag with a true minus sign."""
+    return f"{lag:.0f} ms".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_course(axes: Axes, lag_ms: np.ndarray, movie: np.ndarray, label: str, colour: str, dashes: str) -> None:
@@ -189,13 +187,17 @@ def _draw_course(axes: Axes, lag_ms: np.ndarray, movie: np.ndarray, label: str, 
         axes.plot(lag_ms, course, color=colour, linestyle=dashes, label=label, linewidth=1.5)
 
 
-def _dress_course(axes: Axes, is_last: bool) -> None:
+def _dress_course(axes: Axes, score: float | None, is_last: bool) -> None:
+    """Give the time courses one scale, and write the correlation where they start: far from the response, near 0."""
+    if score is not None:
+        text = "r undefined" if np.isnan(score) else f"r = {score:.2f}"
+        axes.text(0.02, 0.97, text, transform=axes.transAxes, va="top", fontsize=8)
     axes.axhline(0, color=QUIET, linewidth=0.7, zorder=0)
     axes.set_ylim(-1.12, 1.12)
     axes.set_yticks([-1, 0, 1])
-    axes.set_ylabel("Of the peak")
+    axes.set_ylabel("Fraction of peak")
     if is_last:
-        axes.set_xlabel("Time before the response (ms)")
+        axes.set_xlabel("Time from the response (ms)")
     else:
         axes.tick_params(labelbottom=False)
 
@@ -210,7 +212,7 @@ def _bare(axes: Axes) -> None:
 
 def _scale_bar(axes: Axes, shape: tuple[int, ...], degrees_per_pixel: float) -> None:
     """Put a bar below the image: the largest of 1, 2, 5 or 10 times a power of ten that spans at most a third of it."""
-    height, width = shape
+    width = shape[1]
     third = width * degrees_per_pixel / 3
     decade = 10.0 ** np.floor(np.log10(third))
     degrees = max(step * decade for step in (1, 2, 5) if step * decade <= third)

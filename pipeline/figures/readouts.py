@@ -54,7 +54,7 @@ def readout_positions(
     graded = placed & np.isfinite(value)
     width, height = screen_deg
 
-    figure = Figure(figsize=(6.6, 1.3 + 5.0 * height / width), layout="constrained")
+    figure = Figure(figsize=(6.6, 0.72 + 5.3 * height / width), layout="constrained")
     axes = figure.subplots()
     axes.add_patch(Rectangle((-width / 2, -height / 2), width, height, facecolor="#f4f4f2", edgecolor="#999999"))
     axes.axhline(0, color="white", linewidth=1.2, zorder=1)

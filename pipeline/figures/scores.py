@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.checks import FigureError, as_array, same_length
 from pipeline.figures.style import PALETTE, QUIET, RECORDED, TEST, VALIDATION, styled, undefined_note
@@ -15,7 +16,7 @@ _FIXED_COLOURS = {"validation": VALIDATION, "test": TEST, "oracle": RECORDED}
 
 
 @styled
-def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int = 24) -> Figure:
+def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int = 20) -> Figure:
     """Draw the distribution of a score over units, one outline a label, with the mean of each.
 
     Parameters
@@ -25,7 +26,7 @@ def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int 
     xlabel : str
         The score with its unit, for example 'Single-trial correlation'.
     bins : int
-        Bins that all labels share.
+        Bins at most; all labels share them, and their edges are round numbers.
 
     Raises
     ------
@@ -37,7 +38,7 @@ def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int 
     together = np.concatenate(list(defined.values())) if defined else np.empty(0)
     if not together.size:
         raise FigureError(f"No value of {xlabel} is defined for {', '.join(scores) or 'any label'}: nothing to draw.")
-    edges = np.histogram_bin_edges(together, bins)
+    edges = MaxNLocator(bins, steps=[1, 2, 5, 10]).tick_values(together.min(), together.max())
 
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -46,7 +47,7 @@ def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int 
         facts = [f"mean {values.mean():.2f}" if len(values) else "no mean", f"n = {len(values)}"]
         note = undefined_note(arrays[label])
         axes.hist(
-            values, edges, histtype="stepfilled", facecolor=(colour, 0.22), edgecolor=colour, linewidth=1.3,
+            values, edges, histtype="stepfilled", facecolor=(colour, 0.18), edgecolor=colour, linewidth=1.3,
             label=f"{label}: " + ", ".join([*facts, *([note] if note else [])]),
         )  # fmt: skip
         if len(values):
@@ -56,7 +57,7 @@ def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int 
             )  # fmt: skip
     axes.set_xlabel(xlabel)
     axes.set_ylabel("Units")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     if edges[0] < 0 < edges[-1]:
         axes.axvline(0, color=QUIET, linewidth=0.8, linestyle=":", zorder=0)
     figure.legend(loc="outside upper left")
@@ -99,16 +100,16 @@ def scores_against_oracle(
     low = min(0.0, oracle[both].min(), score[both].min()) - 0.03
     high = max(oracle[both].max(), score[both].max()) * 1.08
 
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.plot([low, high], [low, high], color=QUIET, linewidth=1, linestyle="--", label="identity")
     axes.plot([0, high], [0, slope * high], color=TEST, linewidth=1.8, label=f"fraction oracle {slope:.2f}")
     axes.scatter(oracle[both], score[both], s=22, color=RECORDED, alpha=0.65, linewidths=0, zorder=3)
-    _name_farthest(axes, oracle, score, unit_names, named_units)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="Oracle correlation", ylabel=score_label)
+    _name_farthest(axes, oracle, score, unit_names, named_units)
     axes.legend(loc="upper left")
-    note = undefined_note(np.where(both, 0.0, np.nan))
-    axes.set_title(f"{np.count_nonzero(both)} units" + (f", {note}" if note else ""), fontsize=9)
+    left_out = np.count_nonzero(~both)
+    axes.set_title(f"{np.count_nonzero(both)} units" + (f", {left_out} undefined" if left_out else ""), fontsize=9)
     return figure
 
 
@@ -132,13 +133,15 @@ def slope_through_origin(oracle: np.ndarray, score: np.ndarray) -> float:
 
 
 def _name_farthest(axes: Axes, oracle: np.ndarray, score: np.ndarray, names: Sequence[str], count: int) -> None:
-    """Name the units that fall shortest of their oracle, on the side of the point away from the line."""
+    """Name the units that fall shortest of their oracle, in the right margin at the height of their points."""
     shortfall = oracle - score
     worst = [unit for unit in np.argsort(-shortfall, kind="stable") if shortfall[unit] > 0][:count]
-    middle = np.nanmedian(oracle)
-    for unit in worst:
-        right = bool(oracle[unit] <= middle)
+    low, high = axes.get_ylim()
+    place = -1.0
+    for unit in sorted(worst, key=lambda unit: score[unit]):
+        # Names whose points are at the same height stand one above the other.
+        place = max(place + 0.045, float(score[unit] - low) / (high - low))
         axes.annotate(
-            names[unit], (oracle[unit], score[unit]), (5 if right else -5, -4), textcoords="offset points",
-            ha="left" if right else "right", va="top", fontsize=7, color="#444444",
+            names[unit], (oracle[unit], score[unit]), (1.02, place), textcoords="axes fraction", va="center",
+            fontsize=7, color="#444444", arrowprops={"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkB": 3},
         )  # fmt: skip

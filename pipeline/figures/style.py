@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +22,7 @@ QUIET = "#8a8a8a"
 # Okabe and Ito's colours, in an order whose neighbours differ in lightness too.
 PALETTE = (VALIDATION, PREDICTED, TEST, "#cc79a7", "#e69f00", LIGHT_ON, RECORDED)
 
-_RC = {
+_RC: dict[Any, Any] = {
     # Matplotlib brings this font along, so a figure looks the same on every machine.
     "font.family": "DejaVu Sans",
     "font.size": 9.0,

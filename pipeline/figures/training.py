@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures.checks import FigureError
-from pipeline.figures.style import PALETTE, QUIET, RECORDED, styled
+from pipeline.figures.style import PALETTE, QUIET, styled
 
+_OTHERS = "#c4c4c4"
 _COLUMNS = ("epoch", "train_loss", "validation_correlation", "learning_rate")
 
 
@@ -19,7 +20,7 @@ _COLUMNS = ("epoch", "train_loss", "validation_correlation", "learning_rate")
 def learning_curves(epochs: Mapping[str, pd.DataFrame], *, loss_label: str = "Training loss (nats per bin)") -> Figure:
     """Overlay the learning curves of models; a tick marks each learning-rate cut, a dot the best epoch.
 
-    With more models than colours, all are grey except the best one.
+    With more models than colours, only the best one has a colour and marks; the others are grey.
 
     Parameters
     ----------
@@ -42,17 +43,21 @@ def learning_curves(epochs: Mapping[str, pd.DataFrame], *, loss_label: str = "Tr
     loss_axes, score_axes = figure.subplots(2, 1, sharex=True)
     for label, frame in frames.items():
         colour = colours[label]
-        order = 2 if colour == QUIET else 3
-        loss_axes.plot(frame["epoch"], frame["train_loss"], color=colour, label=label, zorder=order)
-        score_axes.plot(frame["epoch"], frame["validation_correlation"], color=colour, label=label, zorder=order)
-        _mark_cuts(score_axes, frame, colour)
-        _mark_best(score_axes, frame, colour)
+        for axes, column in ((loss_axes, "train_loss"), (score_axes, "validation_correlation")):
+            (line,) = axes.plot(frame["epoch"], frame[column], color=colour, label=label)
+            if colour == _OTHERS:
+                line.set(linewidth=0.9, zorder=1.5)
+        if colour != _OTHERS:
+            _mark_cuts(score_axes, frame, colour)
+            _mark_best(score_axes, frame, colour)
     loss_axes.set_ylabel(loss_label)
     score_axes.set_ylabel("Validation correlation")
     score_axes.set_xlabel("Epoch")
-    score_axes.xaxis.get_major_locator().set_params(integer=True)
+    score_axes.locator_params(axis="x", integer=True)
+    for axes in (loss_axes, score_axes):
+        axes.locator_params(axis="y", nbins=5)
     figure.align_ylabels()
-    named = [label for label, colour in colours.items() if colour != QUIET]
+    named = [label for label, colour in colours.items() if colour != _OTHERS]
     lines = {str(line.get_label()): line for line in loss_axes.lines}
     handles = [lines[label] for label in named]
     labels = named if len(named) == len(frames) else [f"{named[0]} (best of {len(frames)} models)"]
@@ -95,7 +100,7 @@ def _colours(frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     if len(frames) < len(PALETTE):
         return dict(zip(frames, PALETTE, strict=False))
     best = max(frames, key=lambda label: _best_score(frames[label]))
-    return {label: PALETTE[0] if label == best else QUIET for label in frames}
+    return {label: PALETTE[0] if label == best else _OTHERS for label in frames}
 
 
 def _mark_cuts(axes: Axes, frame: pd.DataFrame, colour: str) -> None:
@@ -109,8 +114,7 @@ def _mark_best(axes: Axes, frame: pd.DataFrame, colour: str) -> None:
     if not np.isfinite(_best_score(frame)):
         return
     row = frame.loc[frame["validation_correlation"].astype(float).idxmax()]
-    face = colour if colour != QUIET else "white"
     axes.plot(
-        row["epoch"], row["validation_correlation"], "o", color=face, markersize=5, zorder=5,
-        markeredgecolor="white" if colour != QUIET else RECORDED, markeredgewidth=0.8,
+        row["epoch"], row["validation_correlation"], "o", color=colour, markersize=6, zorder=5,
+        markeredgecolor="white", markeredgewidth=0.8,
     )  # fmt: skip
