@@ -9,8 +9,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from pipeline.simulation.fields import N_LAGS, RATE, ReceptiveField
 
-SHARPNESS = 4.0
+SHARPNESS = 2.5
 """How abruptly the rate leaves zero: softplus(SHARPNESS x) / SHARPNESS."""
+SATURATION = 4.0
+"""Softplus output at which the rate reaches half of its highest value."""
 RUN_HALF_SPEED = 10.0
 """Running speed (cm/s) at which the locomotion gain has most of its effect."""
 PUPIL_CENTER = (52.0, 40.0)
@@ -131,7 +133,7 @@ class Population:
 
     The rate of a unit (spikes/s) is ::
 
-        rate_scale * softplus(drive / drive_scale - threshold)
+        rate_scale * f(drive / drive_scale - threshold), f(x) = s / (1 + s / SATURATION), s = softplus(x)
             * (1 + locomotion_gain * tanh(run / RUN_HALF_SPEED))
             * (1 - feedback_suppression * opto)
 
@@ -166,8 +168,8 @@ class Population:
         filters = _filter_matrix(fields)
         drive = np.concatenate([_drives(movie, filters, n_units).sum(axis=0) for movie in movies], axis=1)
         scale = drive.std(axis=1)
-        threshold = rng.uniform(0.2, 0.8, n_units)
-        shape = _softplus(drive / scale[:, None] - threshold[:, None]).mean(axis=1)
+        threshold = rng.uniform(-0.1, 0.4, n_units)
+        shape = _nonlinearity(drive / scale[:, None] - threshold[:, None]).mean(axis=1)
         parameters = PopulationParameters(
             row=np.array([field.row for field in fields]),
             column=np.array([field.column for field in fields]),
@@ -197,7 +199,7 @@ class Population:
         center, surround = _drives(seen, self._filters, len(self.fields))
         drive = center + np.where(state.opto, SURROUND_WITHOUT_FEEDBACK, 1.0) * surround
         p = self.parameters
-        rate = p.rate_scale[:, None] * _softplus(drive / p.drive_scale[:, None] - p.threshold[:, None])
+        rate = p.rate_scale[:, None] * _nonlinearity(drive / p.drive_scale[:, None] - p.threshold[:, None])
         locomotion = 1 + p.locomotion_gain[:, None] * np.tanh(state.run / RUN_HALF_SPEED)
         return rate * locomotion * (1 - p.feedback_suppression[:, None] * state.opto)
 
@@ -220,8 +222,9 @@ def draw_spikes(rates: np.ndarray, start: float, rng: np.random.Generator) -> tu
     )
 
 
-def _softplus(x: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0, SHARPNESS * x) / SHARPNESS
+def _nonlinearity(x: np.ndarray) -> np.ndarray:
+    rectified = np.logaddexp(0, SHARPNESS * x) / SHARPNESS
+    return rectified / (1 + rectified / SATURATION)
 
 
 def _filter_matrix(fields: list[ReceptiveField]) -> np.ndarray:
