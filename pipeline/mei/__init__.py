@@ -1,1 +1,1 @@
-"""See the modules of this folder."""
+"""Most exciting inputs: stimuli that an encoding model predicts to drive a unit best."""

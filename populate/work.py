@@ -1,0 +1,149 @@
+"""Running populate() to its end: beside other processes, after killed ones, one table after the other."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datajoint as dj
+import psutil
+
+from pipeline.errors import GeniculateError
+from schemas import analysis, dataset, mei, model
+
+COMPUTED: tuple[type[dj.Table], ...] = (
+    dataset.Dataset,
+    dataset.Oracle,
+    model.Model,
+    analysis.ReadoutAnalysis,
+    mei.MEI,
+)
+"""The tables that populate() fills, each after those that it depends on."""
+
+_INTERRUPTIONS = ("SystemExit", "KeyboardInterrupt")
+_CLOCK_SLACK = 2.0
+
+
+class WorkError(GeniculateError):
+    """A key could not be computed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one table is.
+
+    Attributes
+    ----------
+    table : str
+    computed, pending, reserved, errors : int
+        Rows there, and keys that wait, are being computed or failed.
+    """
+
+    table: str
+    computed: int
+    pending: int
+    reserved: int
+    errors: int
+
+
+def populate_all(
+    table: type[dj.Table],
+    *restrictions: Any,
+    on_wait: Callable[[str], None] = lambda _: None,
+    poll_seconds: float = 1.0,
+) -> int:
+    """Populate a table until every key that the restrictions select is there; return how many this process made.
+
+    Keys that another live process computes are waited for; keys of processes that died on this machine are taken
+    over.
+
+    Parameters
+    ----------
+    table : computed table
+    *restrictions
+        As for ``populate``.
+    on_wait : callable, optional
+        Called with a sentence when other processes are waited for.
+    poll_seconds : float
+        How often to look for what others have finished (s).
+
+    Raises
+    ------
+    WorkError
+        If a key failed, here or elsewhere; the message names the key, the error and the remedy.
+    """
+    made, told = 0, False
+    while True:
+        release_interrupted(table)
+        outcome = table.populate(*restrictions, reserve_jobs=True, max_calls=1, suppress_errors=True)
+        made += outcome["success_count"]
+        remaining, _ = table.progress(*restrictions)
+        if not remaining:
+            return made
+        _raise_failed(table, restrictions)
+        if outcome["success_count"]:
+            continue
+        if len(table.jobs.reserved) and not told:
+            told = True
+            others = {f"{job['host']} (process {job['pid']})" for job in table.jobs.reserved.to_dicts()}
+            on_wait(f"waiting for {', '.join(sorted(others))}, which computes {table.__name__}")
+        time.sleep(poll_seconds)
+
+
+def _raise_failed(table: type[dj.Table], restrictions: tuple[Any, ...]) -> None:
+    wanted = table().key_source & dj.AndList(restrictions)
+    failed = table.jobs.errors.restrict(wanted.proj(), semantic_check=False).to_dicts()
+    failed = [job for job in failed if not job["error_message"].startswith(_INTERRUPTIONS)]
+    if failed:
+        job = failed[0]
+        key = {name: job[name] for name in table.jobs.primary_key}
+        raise WorkError(
+            f"{table.__name__}: {len(failed)} key(s) failed, the first is {key}: {job['error_message']}. "
+            "Mend the cause, then run 'geniculate retry' and this command again."
+        )
+
+
+def release_interrupted(table: type[dj.Table]) -> int:
+    """Return keys to the queue whose process is gone from this machine, or was told to stop; return how many.
+
+    Raises nothing and touches no other machine's keys: whether their processes live cannot be seen from here.
+    """
+    jobs = table.jobs
+    now = jobs.connection.query("SELECT LOCALTIMESTAMP(3)").fetchone()[0]
+    here = (jobs.reserved & {"host": socket.gethostname()}).to_dicts()
+    gone = [job for job in here if not _lives(job["pid"], (now - job["reserved_time"]).total_seconds())]
+    gone += [job for job in jobs.errors.to_dicts() if job["error_message"].startswith(_INTERRUPTIONS)]
+    for job in gone:
+        key = {name: job[name] for name in jobs.primary_key}
+        (jobs & key & {"status": job["status"], "pid": job["pid"]}).delete_quick()
+    return len(gone)
+
+
+def _lives(pid: int, reserved_for: float) -> bool:
+    """Tell whether the process that reserved a key so many seconds ago runs: its number may have been reused since."""
+    try:
+        process = psutil.Process(pid)
+        age = time.time() - process.create_time()
+        return process.status() != psutil.STATUS_ZOMBIE and age >= reserved_for - _CLOCK_SLACK
+    except psutil.NoSuchProcess:
+        return False
+
+
+def status() -> Iterator[Progress]:
+    """Yield the progress of every computed table."""
+    for table in COMPUTED:
+        remaining, total = table.progress()
+        reserved, errors = len(table.jobs.reserved), len(table.jobs.errors)
+        yield Progress(table.__name__, total - remaining, remaining - reserved - errors, reserved, errors)
+
+
+def retry() -> int:
+    """Return all failed keys to the queue and return how many there were."""
+    count = 0
+    for table in COMPUTED:
+        count += len(table.jobs.errors)
+        table.jobs.errors.delete_quick()
+    return count

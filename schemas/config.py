@@ -1,0 +1,149 @@
+"""Configurations, one master for each part of the work and one typed part table for each kind."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import datajoint as dj
+
+from pipeline.configuration import Configuration, setting
+from pipeline.datasets.clips import DATA_KINDS
+from pipeline.datasets.preprocessing import PREPROCESSINGS
+from pipeline.mei.settings import MEI_KINDS
+from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS
+from pipeline.models.encoder import Network
+from pipeline.training import TRAINERS
+from schemas.connection import schema as open_schema
+from schemas.typed import ConfigurationTable, Key, configured_by
+
+schema = open_schema("config")
+
+NETWORK_PARTS = ("core", "recurrent", "readout", "shifter", "modulator")
+
+
+@schema
+class Seed(dj.Lookup):
+    """Seeds of the random numbers in training."""
+
+    definition = """
+    # Seeds of the random numbers in training
+    seed : int32
+    """
+    contents = ((1009,), (1215,), (2606,), (99999,))
+
+
+@schema
+@configured_by("preprocessing", *PREPROCESSINGS)
+class PreprocessingConfig(ConfigurationTable):
+    """How a recording becomes a dataset."""
+
+
+@schema
+@configured_by("data", *DATA_KINDS)
+class DataConfig(ConfigurationTable):
+    """How a model sees datasets."""
+
+
+@schema
+@configured_by("core", *CORES)
+class CoreConfig(ConfigurationTable):
+    """Cores: shared features of the stimulus."""
+
+
+@schema
+@configured_by("recurrent", *RECURRENTS)
+class RecurrentConfig(ConfigurationTable):
+    """Recurrent modules between core and readout."""
+
+
+@schema
+@configured_by("readout", *READOUTS)
+class ReadoutConfig(ConfigurationTable):
+    """Readouts: from features to each unit."""
+
+
+@schema
+@configured_by("shifter", *SHIFTERS)
+class ShifterConfig(ConfigurationTable):
+    """Shifters: where the receptive fields go when the eye moves."""
+
+
+@schema
+@configured_by("modulator", *MODULATORS)
+class ModulatorConfig(ConfigurationTable):
+    """Modulators: the gain that behaviour gives each unit."""
+
+
+PART_TABLES = {
+    "core": CoreConfig,
+    "recurrent": RecurrentConfig,
+    "readout": ReadoutConfig,
+    "shifter": ShifterConfig,
+    "modulator": ModulatorConfig,
+}
+
+
+@dataclass(frozen=True)
+class CorePlusReadout(Configuration):
+    """Core, recurrent module, readout, shifter and modulator, joined to a network."""
+
+    core_hash: str = setting("", "the core")
+    recurrent_hash: str = setting("", "the recurrent module")
+    readout_hash: str = setting("", "the readout")
+    shifter_hash: str = setting("", "the shifter")
+    modulator_hash: str = setting("", "the modulator")
+    nonlinearity: str = setting("elu", "output non-linearity")
+
+
+@schema
+@configured_by(
+    "network", CorePlusReadout, references={f"{name}_hash": table.__name__ for name, table in PART_TABLES.items()}
+)
+class NetworkConfig(ConfigurationTable):
+    """Networks, joined from the configurations of their parts."""
+
+    @classmethod
+    def add(cls, config: Configuration | Network) -> Key:
+        """Insert a network, and its parts if they are new, and return its key."""
+        if isinstance(config, Network):
+            keys: dict[str, str] = {}
+            for name, table in PART_TABLES.items():
+                keys.update(table.add(getattr(config, name)))
+            config = CorePlusReadout(**keys, nonlinearity=config.nonlinearity)
+        return super().add(config)
+
+    @classmethod
+    def fill(cls, *parts: Iterable[Mapping[str, Any]], nonlinearity: str = "elu") -> list[Key]:
+        """Add every network that combines one key of each list of part keys, and return their keys.
+
+        Examples
+        --------
+        >>> NetworkConfig.fill(CoreConfig.Factorized3d.fill(linear=[False, True]),
+        ...                    RecurrentConfig.NoRecurrence.fill(), ReadoutConfig.FullGaussian2d.fill(),
+        ...                    ShifterConfig.NoShifter.fill(), ModulatorConfig.NoModulator.fill())  # doctest: +SKIP
+        """
+        networks = ({name: value for key in keys for name, value in key.items()} for keys in itertools.product(*parts))
+        return [cls.add(CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity})) for keys in networks]
+
+    @classmethod
+    def load_network(cls, key: Mapping[str, Any]) -> Network:
+        """Return the network that a key names, with all its parts."""
+        joined = cls.load(key)
+        settings = joined.settings()
+        parts = {name: table.load(settings) for name, table in PART_TABLES.items()}
+        return Network(**parts, nonlinearity=settings["nonlinearity"])  # type: ignore[arg-type]
+
+
+@schema
+@configured_by("train", *TRAINERS)
+class TrainConfig(ConfigurationTable):
+    """Trainers: loss, optimiser and when to stop."""
+
+
+@schema
+@configured_by("mei", *MEI_KINDS)
+class MEIConfig(ConfigurationTable):
+    """How most exciting inputs are found."""

@@ -1,0 +1,306 @@
+"""Recordings converted to Deeplake, groups of them that are trained together, and how reliable their units are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datajoint as dj
+import numpy as np
+
+from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders, repeated_responses
+from pipeline.datasets.conversion import Conversion, convert_movie
+from pipeline.datasets.info import DataInfo
+from pipeline.datasets.preprocessing import Movie
+from pipeline.datasets.store import FORMAT, FORMAT_VERSION, StoredDataset
+from pipeline.errors import ConfigurationError, DatasetError, RecordingError
+from pipeline.metrics import conservative_oracle_correlation, mean_of_defined, oracle_correlation
+from pipeline.recordings import open_recording
+from schemas import config, recording, stimulus
+from schemas.connection import datasets_root
+from schemas.connection import schema as open_schema
+from schemas.progress import bar
+from schemas.provenance import provenance_columns, provenance_row
+from schemas.rows import null
+
+schema = open_schema("dataset")
+
+Key = dict[str, Any]
+
+
+@schema
+class Dataset(dj.Imported):
+    """A scan, binned and resized, as a Deeplake dataset."""
+
+    definition = f"""
+    # A scan as a Deeplake dataset
+    -> recording.Scan
+    -> config.PreprocessingConfig
+    ---
+    dataset_path : varchar(255)  # folder, relative to the root of the datasets
+    dataset_format : varchar(32)  # 'deeplake'
+    dataset_format_version : int32  # of the folder's layout
+    dataset_trials : int32  # trials in it
+    dataset_conditions : int32  # distinct stimuli in it
+    dataset_bins : int64  # bins over all trials
+    {provenance_columns("dataset")}
+    """
+
+    class Unit(dj.Part):
+        """Statistics of one unit over the training tier."""
+
+        definition = """
+        # Statistics of one unit over the training tier
+        -> master
+        -> recording.Scan.Unit
+        ---
+        response_mean : float64  # (spikes/bin) mean
+        response_std : float64  # (spikes/bin) standard deviation, ddof 1
+        response_spikes : int64  # spikes in all trials
+        """
+
+    class Tensor(dj.Part):
+        """One tensor of the dataset."""
+
+        definition = """
+        # One tensor of the dataset
+        -> master
+        tensor : varchar(64)  # its name in Deeplake
+        ---
+        tensor_dtype : varchar(16)  # type of its values
+        tensor_dimensions : varchar(128)  # what its axes are
+        tensor_unit : varchar(64)  # unit of its values
+        """
+
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch where the source is, how to preprocess it, the tiers and the excluded trials."""
+        scan = (recording.Scan & key).fetch1()
+        tiers = (stimulus.ConditionTier & key).to_dicts(order_by="condition_hash")
+        excluded = (stimulus.ExcludedTrial & key).to_arrays("trial_idx", order_by="trial_idx")
+        return (
+            scan["source_format"],
+            scan["source_location"],
+            scan["source_fingerprint"],
+            config.PreprocessingConfig.load(key).canonical_json(),
+            {row["condition_hash"]: row["tier"] for row in tiers},
+            tuple(int(i) for i in excluded),
+        )
+
+    def make_compute(
+        self,
+        key: Key,
+        source_format: str,
+        location: str,
+        fingerprint: str,
+        preprocessing_json: str,
+        tiers: dict[str, str],
+        excluded: tuple[int, ...],
+    ) -> tuple[Any, ...]:
+        """Convert the source; the folder appears under the root of the datasets when it is whole."""
+        started = time.perf_counter()
+        source = open_recording(source_format, **json.loads(location))
+        if source.source.fingerprint != fingerprint:
+            raise RecordingError(
+                f"{scan_name(key)}: the source at {location} has changed since it was ingested; restore it, or delete "
+                "the scan and ingest it again"
+            )
+        preprocessing = config.PreprocessingConfig.load(key)
+        if not isinstance(preprocessing, Movie):
+            raise ConfigurationError(f"no converter for preprocessing of kind {preprocessing.kind()}")
+        path = f"{scan_name(key)}_{key['preprocessing_hash'][:12]}"
+        with bar(len(source.trials), f"converting {scan_name(key)}", "trial") as shown:
+            made = convert_movie(
+                source, preprocessing, tiers, datasets_root() / path, excluded, lambda done, _: shown.update()
+            )
+        ids = [unit.unit_id for unit in source.units]
+        return path, made, ids, time.perf_counter() - started
+
+    def make_insert(self, key: Key, path: str, made: Conversion, unit_ids: list[int], seconds: float) -> None:
+        """Insert the row, its units and its tensors."""
+        self.insert1(
+            {
+                **key,
+                "dataset_path": path,
+                "dataset_format": FORMAT,
+                "dataset_format_version": FORMAT_VERSION,
+                "dataset_trials": made.n_trials,
+                "dataset_conditions": made.n_conditions,
+                "dataset_bins": made.n_bins,
+                **provenance_row("dataset", seconds),
+            }
+        )
+        columns = zip(unit_ids, made.responses.mean, made.responses.std, made.spikes, strict=True)
+        names = ("unit_id", "response_mean", "response_std", "response_spikes")
+        self.Unit.insert({**key, **dict(zip(names, values, strict=True))} for values in columns)
+        self.Tensor.insert({**key, **vars(tensor)} for tensor in made.tensors)
+
+    @classmethod
+    def open(cls, key: Mapping[str, Any]) -> StoredDataset:
+        """Open the stored dataset of one row, for reading."""
+        return StoredDataset(datasets_root() / (cls & key).fetch1("dataset_path"))
+
+
+def scan_name(key: Mapping[str, Any]) -> str:
+    """Return the name of a scan for people and folders: subject-session-scan."""
+    return f"{key['subject']}-{key['session']}-{key['scan_idx']}"
+
+
+@schema
+class MultiDataset(dj.Manual):
+    """A group of datasets that models are trained on together."""
+
+    definition = """
+    # A group of datasets that models are trained on together
+    group_id : int32  # number of the group
+    ---
+    group_description : varchar(255)  # what it is for
+    group_members : varchar(64)  # SHA-256 of the members' keys
+    unique index (group_members)
+    """
+
+    class Member(dj.Part):
+        """One dataset of the group."""
+
+        definition = """
+        # One dataset of the group
+        -> master
+        -> Dataset
+        ---
+        data_key : varchar(128)  # its name in loaders and models
+        """
+
+    @classmethod
+    def fill(cls, datasets: Any, description: str = "") -> Key:
+        """Group datasets, unless the same group is there already, and return the group's key.
+
+        Parameters
+        ----------
+        datasets : query, list of keys or any restriction of `Dataset`
+        description : str
+            What the group is for.
+        """
+        keys = (Dataset & datasets).keys(order_by="KEY")
+        if not keys:
+            raise DatasetError("no dataset matches: run Dataset.populate() first, or change the restriction")
+        members = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+        while not len(cls & {"group_members": members}):
+            taken = cls().to_arrays("group_id")
+            group = {"group_id": int(max(taken, default=0)) + 1}
+            try:
+                with cls().connection.transaction:
+                    cls.insert1({**group, "group_description": description, "group_members": members})
+                    cls.Member.insert(
+                        {**group, **key, "data_key": f"{scan_name(key)}-{key['preprocessing_hash'][:8]}"}
+                        for key in keys
+                    )
+            except dj.errors.DuplicateError:
+                continue  # another process took the number, or made this very group: look again
+        return {"group_id": int((cls & {"group_members": members}).fetch1("group_id"))}
+
+    @classmethod
+    def paths(cls, key: Mapping[str, Any]) -> dict[str, str]:
+        """Return the members' data_keys and folders, relative to the root of the datasets, in order of data_key."""
+        rows = (cls.Member * Dataset.proj("dataset_path") & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
+        return {row["data_key"]: row["dataset_path"] for row in rows}
+
+
+def absolute(paths: Mapping[str, str]) -> dict[str, Path]:
+    """Return the folders of `MultiDataset.paths` as they are on this machine."""
+    return {data_key: datasets_root() / path for data_key, path in paths.items()}
+
+
+def get_dataloaders(key: Mapping[str, Any], batch_size: int = 8, seed: int = 0) -> tuple[MovieLoaders, DataInfo]:
+    """Return the loaders ``{tier: {data_key: loader}}`` of a MultiDataset and DataConfig, and the data information.
+
+    Parameters
+    ----------
+    key : mapping
+        With ``group_id`` and ``data_hash``.
+    batch_size : int
+        Training clips in a batch.
+    seed : int
+        Of the order and places of training clips.
+    """
+    return open_loaders(MultiDataset.paths(key), config.DataConfig.load(key), batch_size, seed)
+
+
+def open_loaders(paths: Mapping[str, str], data: Any, batch_size: int, seed: int) -> tuple[MovieLoaders, DataInfo]:
+    """Return what `get_dataloaders` does, for folders and a configuration that were fetched before."""
+    if not isinstance(data, MovieClips):
+        raise ConfigurationError(f"no loaders for data of kind {data.kind()}")
+    return movie_loaders(absolute(paths), data, batch_size, seed)
+
+
+@schema
+class Oracle(dj.Computed):
+    """How well each repeat of a test stimulus is predicted by the other repeats."""
+
+    definition = f"""
+    # Reliability of the responses to repeated test stimuli
+    -> MultiDataset
+    -> config.DataConfig
+    ---
+    oracle_mean=null : float64  # mean oracle correlation over units; NULL without repeats
+    oracle_undefined : int32  # units whose oracle is undefined
+    {provenance_columns("oracle")}
+    """
+
+    class Unit(dj.Part):
+        """Oracle of one unit."""
+
+        definition = """
+        # Oracle of one unit
+        -> master
+        -> MultiDataset.Member
+        -> recording.Scan.Unit
+        ---
+        oracle_correlation=null : float64  # single trial against the mean of the other repeats
+        oracle_conservative=null : float64  # the same from variance components
+        oracle_conditions : int32  # repeated conditions that it rests on
+        """
+
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch the members and their folders."""
+        members = (MultiDataset.Member & key).to_dicts(order_by="data_key")
+        return members, MultiDataset.paths(key)
+
+    def make_compute(self, key: Key, members: list[Key], paths: dict[str, str]) -> tuple[Any, ...]:
+        """Correlate each repeat with the mean of the others, unit by unit."""
+        started = time.perf_counter()
+        rows = []
+        for member in members:
+            stored = StoredDataset(absolute(paths)[member["data_key"]])
+            repeats = list(repeated_responses(stored, "test").values())
+            unit_ids = stored.metadata["unit_ids"]
+            undefined = np.full(len(unit_ids), np.nan)
+            oracle = oracle_correlation(repeats) if repeats else undefined
+            conservative = conservative_oracle_correlation(repeats) if repeats else undefined
+            scan_key = {name: value for name, value in member.items() if name != "data_key"}
+            rows += [
+                {
+                    **scan_key,
+                    "unit_id": unit_id,
+                    "oracle_correlation": null(value),
+                    "oracle_conservative": null(other),
+                    "oracle_conditions": len(repeats),
+                }
+                for unit_id, value, other in zip(unit_ids, oracle, conservative, strict=True)
+            ]
+        return rows, time.perf_counter() - started
+
+    def make_insert(self, key: Key, rows: list[Key], seconds: float) -> None:
+        """Insert the units and their mean."""
+        mean, undefined = mean_of_defined([row["oracle_correlation"] for row in rows])
+        self.insert1(
+            {
+                **key,
+                "oracle_mean": null(mean),
+                "oracle_undefined": undefined,
+                **provenance_row("oracle", seconds),
+            }
+        )
+        self.Unit.insert({**key, **row} for row in rows)

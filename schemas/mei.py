@@ -1,0 +1,154 @@
+"""Most exciting inputs of chosen units of chosen models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import datajoint as dj
+
+from pipeline.errors import ConfigurationError
+from pipeline.mei.movies import MovieMEIs, movie_meis
+from pipeline.mei.settings import Movie
+from pipeline.models.weights import unpack
+from schemas import config, dataset, model, recording
+from schemas.connection import schema as open_schema
+from schemas.progress import bar
+from schemas.provenance import provenance_columns, provenance_row
+from schemas.rows import null
+
+schema = open_schema("mei")
+
+Key = dict[str, Any]
+
+
+@schema
+class TargetModel(dj.Manual):
+    """Models that MEIs are wanted of."""
+
+    definition = """
+    # Models that MEIs are wanted of
+    -> model.Model
+    """
+
+
+@schema
+class TargetDataset(dj.Manual):
+    """A named choice of units of a group of datasets. A choice is not changed later; make another one."""
+
+    definition = """
+    # A named choice of units
+    -> dataset.MultiDataset
+    -> config.DataConfig
+    target_name : varchar(64)  # name of the choice
+    """
+
+    class Unit(dj.Part):
+        """One chosen unit."""
+
+        definition = """
+        # One chosen unit
+        -> master
+        -> dataset.MultiDataset.Member
+        -> recording.Scan.Unit
+        """
+
+    @classmethod
+    def fill(cls, key: Mapping[str, Any], target_name: str, units: Any) -> Key:
+        """Choose units, unless a choice of this name is there already, and return the choice's key.
+
+        Parameters
+        ----------
+        key : mapping
+            With ``group_id`` and ``data_hash``.
+        target_name : str
+            Name of the choice.
+        units : query, list of keys or any restriction of the group's units
+        """
+        target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
+        members = (dataset.MultiDataset.Member & target).proj() * recording.Scan.Unit.proj()
+        with cls().connection.transaction:
+            if not len(cls & target):
+                cls.insert1(target)
+                cls.Unit.insert({**target, **row} for row in (members & units).keys())
+        return target
+
+
+@schema
+class MEI(dj.Computed):
+    """The most exciting inputs of all units of a choice, found side by side with one model."""
+
+    definition = f"""
+    # Most exciting inputs of a choice of units
+    -> TargetModel
+    -> TargetDataset
+    -> config.MEIConfig
+    ---
+    mei_units : int32  # number of units
+    mei_converged : int32  # units whose response had stopped rising
+    {provenance_columns("mei")}
+    """
+
+    class Unit(dj.Part):
+        """The most exciting input of one unit."""
+
+        definition = """
+        # Most exciting input of one unit
+        -> master
+        -> TargetDataset.Unit
+        ---
+        mei_movie : <npy@main>  # (grey value) channel, time, height, width
+        mei_activation : float64  # (normalised responses) predicted response to the last frame
+        mei_grey_activation : float64  # (normalised responses) predicted response to mean grey
+        mei_best_frame : int32  # frame that differs most from mean grey
+        mei_best_iteration : int32  # step at which it was met
+        mei_unit_converged : bool  # whether the response had stopped rising
+        """
+
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch the network, the weights' file, the units and the configuration."""
+        units = (TargetDataset.Unit * dataset.MultiDataset.Member & key).to_dicts(order_by=("data_key", "unit_id"))
+        weights = (model.Model & key).fetch1("weights")
+        return config.NetworkConfig.load_network(key), weights.read(), units, config.MEIConfig.load(key)
+
+    def make_compute(self, key: Key, network: Any, weights: bytes, units: list[Key], settings: Any) -> tuple[Any, ...]:
+        """Optimise one movie a unit, all units of a scan together."""
+        started = time.perf_counter()
+        if not isinstance(settings, Movie):
+            raise ConfigurationError(f"no method for MEIs of kind {settings.kind()}")
+        encoder, info = unpack(network, weights)
+        found = []
+        for data_key in dict.fromkeys(unit["data_key"] for unit in units):
+            chosen = [unit for unit in units if unit["data_key"] == data_key]
+            positions = [info[data_key].unit_ids.index(unit["unit_id"]) for unit in chosen]
+            with bar(settings.iterations, f"MEIs of {len(chosen)} units", "step") as shown:
+                found.append((chosen, movie_meis(encoder, data_key, info[data_key], positions, settings, shown.update)))
+        return found, time.perf_counter() - started
+
+    def make_insert(self, key: Key, found: list[tuple[list[Key], MovieMEIs]], seconds: float) -> None:
+        """Insert the MEIs."""
+        self.insert1(
+            {
+                **key,
+                "mei_units": sum(len(chosen) for chosen, _ in found),
+                "mei_converged": sum(int(meis.converged.sum()) for _, meis in found),
+                **provenance_row("mei", seconds),
+            }
+        )
+        for chosen, meis in found:
+            deviation = (meis.movies - meis.movies.mean(axis=(2, 3, 4), keepdims=True)) ** 2
+            best_frames = deviation.sum(axis=(1, 3, 4)).argmax(axis=1)
+            self.Unit.insert(
+                {
+                    **{name: value for name, value in unit.items() if name != "data_key"},
+                    **key,
+                    "mei_movie": meis.movies[i],
+                    "mei_activation": null(meis.activation[i]),
+                    "mei_grey_activation": null(meis.grey_activation[i]),
+                    "mei_best_frame": int(best_frames[i]),
+                    "mei_best_iteration": int(meis.best_iteration[i]),
+                    "mei_unit_converged": bool(meis.converged[i]),
+                }
+                for i, unit in enumerate(chosen)
+            )

@@ -1,0 +1,288 @@
+"""Which models are wanted, the trained models and their scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import datajoint as dj
+import pandas as pd
+
+from pipeline.analysis.scores import UnitScores, score
+from pipeline.datasets.info import DataInfo
+from pipeline.errors import ConfigurationError
+from pipeline.metrics import mean_of_defined
+from pipeline.models import Encoder, build_encoder
+from pipeline.models.weights import pack, unpack
+from pipeline.recordings.base import TIERS
+from pipeline.training.history import Epoch, TrainingResult
+from pipeline.training.prediction import predict
+from pipeline.training.settings import Default
+from pipeline.training.trainer import train
+from schemas import config, dataset, recording
+from schemas.connection import schema as open_schema
+from schemas.progress import bar
+from schemas.provenance import provenance_columns, provenance_row
+from schemas.rows import null
+
+schema = open_schema("model")
+
+Key = dict[str, Any]
+
+
+@schema
+class ModelSelection(dj.Manual):
+    """The models that are wanted; `Model.populate` trains exactly these.
+
+    Attributes
+    ----------
+    selection_priority : int32
+        Lower is more urgent.
+    """
+
+    definition = """
+    # The models that are wanted
+    -> dataset.MultiDataset
+    -> config.DataConfig
+    -> config.NetworkConfig
+    -> config.TrainConfig
+    -> config.Seed
+    ---
+    selection_priority : int32  # lower is more urgent
+    """
+
+    @classmethod
+    def fill(cls, *restrictions: Any, priority: int = 5) -> int:
+        """Add all combinations of group, data, network, trainer and seed that the restrictions select.
+
+        Parameters
+        ----------
+        *restrictions
+            Anything that restricts: ``{'group_id': 23}``, ``CoreConfig.Stacked2d & {'layers': 4}``,
+            ``TrainConfig.Default & {'batch_size': 8}``, a list of keys, ``{'seed': 1009}``. What is not restricted is
+            taken whole.
+        priority : int
+            Lower is more urgent.
+
+        Returns
+        -------
+        int
+            Number of combinations that were not selected before.
+        """
+        wanted = (
+            dataset.MultiDataset.proj()
+            * config.DataConfig.proj()
+            * config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
+            * config.TrainConfig.proj()
+            * config.Seed.proj()
+        )
+        for restriction in restrictions:
+            wanted = wanted & _primary_only(restriction)
+        new = (wanted.proj() - cls.proj()).keys()
+        cls.insert(({**key, "selection_priority": priority} for key in new), skip_duplicates=True)
+        return len(new)
+
+
+def _primary_only(restriction: Any) -> Any:
+    # Queries restrict by what names their rows: settings of two kinds may share a name.
+    if isinstance(restriction, list | tuple):
+        return [_primary_only(item) for item in restriction]
+    if isinstance(restriction, type) and issubclass(restriction, dj.Table):
+        restriction = restriction()
+    is_network = isinstance(restriction, dj.expression.QueryExpression) and "core_hash" in restriction.heading.names
+    if isinstance(restriction, dj.expression.QueryExpression):
+        return restriction.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS)) if is_network else restriction.proj()
+    return restriction
+
+
+@schema
+class Model(dj.Computed):
+    """A trained model. Its network, data and weights come back with `Model.load_encoder`."""
+
+    definition = f"""
+    # A trained model
+    -> ModelSelection
+    ---
+    validation_correlation=null : float64  # single-trial correlation, mean over units; what models are selected by
+    test_correlation=null : float64  # the same on the test tier; NULL without test trials
+    best_epoch : int32  # epoch whose weights were kept
+    n_epochs : int32  # epochs trained
+    n_parameters : int64  # trainable numbers
+    weights : <object@main>  # safetensors, with the data information that rebuilds the network
+    {provenance_columns("model")}
+    """
+
+    class Epoch(dj.Part):
+        """One epoch of the training."""
+
+        definition = """
+        # One epoch of the training
+        -> master
+        epoch : int32  # number of the epoch, from 1
+        ---
+        epoch_loss=null : float64  # training loss of one response, without penalties
+        epoch_regularization=null : float64  # penalties of a step
+        epoch_validation_correlation=null : float64  # single-trial correlation, mean over units
+        epoch_learning_rate : float64  # of the optimiser
+        epoch_seconds : float64  # (s) duration
+        """
+
+    class UnitScore(dj.Part):
+        """Scores of one unit on one tier; NULL where a measure is undefined. See `pipeline.metrics`."""
+
+        definition = """
+        # Scores of one unit on one tier
+        -> master
+        -> dataset.MultiDataset.Member
+        -> recording.Scan.Unit
+        score_tier : varchar(16)  # 'validation' or 'test'
+        ---
+        single_trial_correlation=null : float64  # trials and time joined
+        per_clip_correlation=null : float64  # over the time of each trial, averaged
+        correlation_to_average=null : float64  # with the mean of the repeats
+        fev=null : float64  # fraction of explainable variance
+        feve=null : float64  # fraction of explainable variance explained
+        normalized_correlation=null : float64  # CCnorm of Schoppe et al. 2016
+        poisson_loss=null : float64  # per bin, of normalised responses
+        """
+
+    class ScanScore(dj.Part):
+        """Means over the units of one scan on one tier, and how many units are undefined."""
+
+        definition = """
+        # Means over the units of one scan
+        -> master
+        -> dataset.MultiDataset.Member
+        score_tier : varchar(16)  # 'validation' or 'test'
+        ---
+        scan_single_trial_correlation=null : float64  # mean over units
+        scan_correlation_to_average=null : float64  # mean over units
+        scan_feve=null : float64  # mean over units
+        scan_poisson_loss=null : float64  # mean over units
+        scan_undefined : int32  # units without a single-trial correlation
+        """
+
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch the folders of the data and the configurations."""
+        return (
+            dataset.MultiDataset.paths(key),
+            config.DataConfig.load(key),
+            config.NetworkConfig.load_network(key),
+            config.TrainConfig.load(key),
+        )
+
+    def make_compute(self, key: Key, paths: dict[str, str], data: Any, network: Any, trainer: Any) -> tuple[Any, ...]:
+        """Train and score; no transaction is open meanwhile."""
+        started = time.perf_counter()
+        if not isinstance(trainer, Default):
+            raise ConfigurationError(f"no trainer for settings of kind {trainer.kind()}")
+        loaders, info = dataset.open_loaders(paths, data, trainer.batch_size, key["seed"])
+        encoder = build_encoder(network, info, key["seed"])
+        with bar(trainer.max_epochs, f"training {network.core.kind()} seed {key['seed']}", "epoch") as shown:
+
+            def on_epoch(epoch: Epoch) -> None:
+                shown.set_postfix(loss=f"{epoch.loss:.4g}", validation=f"{epoch.validation_correlation:.3f}")
+                shown.update()
+
+            result = train(encoder, loaders, trainer, key["seed"], on_epoch)
+        scores = score_encoder(encoder, loaders)
+        return result, scores, info, encoder, time.perf_counter() - started
+
+    def make_insert(
+        self,
+        key: Key,
+        result: TrainingResult,
+        scores: dict[tuple[str, str], UnitScores],
+        info: DataInfo,
+        encoder: Encoder,
+        seconds: float,
+    ) -> None:
+        """Insert the model, its epochs and its scores."""
+        self.insert1(
+            {
+                **key,
+                "validation_correlation": null(_mean_over_units(scores, "validation")),
+                "test_correlation": null(_mean_over_units(scores, "test")),
+                "best_epoch": result.best_epoch,
+                "n_epochs": result.history[-1].epoch,
+                "n_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
+                "weights": (".safetensors", pack(encoder, info)),
+                **provenance_row("model", seconds, str(encoder.device)),
+            }
+        )
+        self.Epoch.insert(
+            {
+                **key,
+                "epoch": epoch.epoch,
+                "epoch_loss": null(epoch.loss),
+                "epoch_regularization": null(epoch.regularization),
+                "epoch_validation_correlation": null(epoch.validation_correlation),
+                "epoch_learning_rate": epoch.learning_rate,
+                "epoch_seconds": epoch.seconds,
+            }
+            for epoch in result.history
+        )
+        members = {m.pop("data_key"): m for m in (dataset.MultiDataset.Member & key).to_dicts()}
+        for (tier, data_key), found in scores.items():
+            row = {**key, **members[data_key], "score_tier": tier}
+            measures = {name: [null(v) for v in values] for name, values in asdict(found).items()}
+            self.UnitScore.insert(
+                {**row, "unit_id": unit_id, **{name: values[i] for name, values in measures.items()}}
+                for i, unit_id in enumerate(info[data_key].unit_ids)
+            )
+            mean, undefined = mean_of_defined(found.single_trial_correlation)
+            self.ScanScore.insert1(
+                {
+                    **row,
+                    "scan_single_trial_correlation": null(mean),
+                    "scan_correlation_to_average": null(mean_of_defined(found.correlation_to_average)[0]),
+                    "scan_feve": null(mean_of_defined(found.feve)[0]),
+                    "scan_poisson_loss": null(mean_of_defined(found.poisson_loss)[0]),
+                    "scan_undefined": undefined,
+                }
+            )
+
+    @classmethod
+    def load_encoder(cls, key: Mapping[str, Any]) -> tuple[Encoder, DataInfo]:
+        """Return the trained encoder of one model, in evaluation mode, and the information on its data."""
+        row = (cls & key).fetch1()
+        return unpack(config.NetworkConfig.load_network(row), row["weights"].read())
+
+    @classmethod
+    def leaderboard(cls, *restrictions: Any) -> pd.DataFrame:
+        """Return models with their scores and the kinds of their parts, the best on validation first."""
+        models = cls & dj.AndList(restrictions)
+        rows = models.proj("validation_correlation", "test_correlation", "n_epochs", "n_parameters").to_dicts()
+        for row in rows:
+            network = config.NetworkConfig.load_network(row)
+            row.update({name: _short(getattr(network, name)) for name in config.NETWORK_PARTS})
+        shown = ["core", "recurrent", "shifter", "modulator", "seed", "validation_correlation", "test_correlation"]
+        frame = pd.DataFrame(rows, columns=[*shown, "n_epochs", "n_parameters", *cls().primary_key[:-1]])
+        return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
+
+
+def _short(part: Any) -> str:
+    """Name a part by its kind and the settings that are not default."""
+    default = type(part)()
+    changed = [f"{n}={v}" for n, v in part.settings().items() if v != getattr(default, n)]
+    return f"{part.kind()}({', '.join(changed)})"
+
+
+def score_encoder(encoder: Encoder, loaders: dataset.MovieLoaders) -> dict[tuple[str, str], UnitScores]:
+    """Score an encoder on validation and test trials of every scan that has them, by (tier, data_key)."""
+    scores = {}
+    for tier in TIERS[1:]:
+        for data_key, loader in loaders[tier].items():
+            trials = predict(encoder, loader, data_key)
+            if trials:
+                scan = loader.dataset
+                conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == tier]
+                scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], conditions)
+    return scores
+
+
+def _mean_over_units(scores: dict[tuple[str, str], UnitScores], tier: str) -> float:
+    values = [v for (name, _), found in scores.items() if name == tier for v in found.single_trial_correlation]
+    return mean_of_defined(values)[0] if values else float("nan")

@@ -1,0 +1,79 @@
+"""Who was recorded, when, and which units were found."""
+
+from __future__ import annotations
+
+import datajoint as dj
+
+from schemas.connection import schema as open_schema
+
+schema = open_schema("recording")
+
+
+@schema
+class Subject(dj.Manual):
+    """An animal.
+
+    Attributes
+    ----------
+    subject : varchar
+        Name of the animal: letters, digits, '-' and '_'.
+    """
+
+    definition = """
+    # An animal
+    subject : varchar(64)  # name of the animal
+    """
+
+
+@schema
+class Session(dj.Manual):
+    """One visit of an animal to the rig."""
+
+    definition = """
+    # One visit of an animal to the rig
+    -> Subject
+    session : int32  # number of the session
+    """
+
+
+@schema
+class Scan(dj.Manual):
+    """One recording: one population of units that watched one series of stimuli.
+
+    Attributes
+    ----------
+    source_format : varchar
+        Format of the source, a name of `pipeline.recordings.FORMATS`.
+    source_location : varchar
+        JSON of the reader's arguments: absolute paths and selections.
+    source_fingerprint : varchar
+        SHA-256 of what was read; conversion refuses a source that has changed since.
+    screen_width_deg, screen_height_deg : float64
+        Size of the stimulus in the animal's field of view (deg); NULL if unknown.
+    """
+
+    definition = """
+    # One recording
+    -> Session
+    scan_idx : int32  # number of the scan within its session
+    ---
+    source_format : varchar(32)  # reader that opens the source
+    source_location : varchar(4096)  # JSON of the reader's arguments
+    source_fingerprint : varchar(64)  # SHA-256 of what was read
+    n_units : int32  # units in the recording
+    n_trials : int32  # trials in the recording
+    screen_width_deg=null : float64  # (deg) width of the stimulus
+    screen_height_deg=null : float64  # (deg) height of the stimulus
+    scan_time=CURRENT_TIMESTAMP : datetime  # when the scan was ingested
+    """
+
+    class Unit(dj.Part):
+        """One neuron of a scan."""
+
+        definition = """
+        # One neuron
+        -> master
+        unit_id : int32  # number of the unit within its scan
+        ---
+        unit_name : varchar(64)  # the laboratory's name for it
+        """
