@@ -135,7 +135,7 @@ def format_value(value: object) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, numbers.Integral):
-        return str(int(value))
+        return str(int(value)).replace("-", "\N{MINUS SIGN}")
     if not isinstance(value, numbers.Real):
         return str(value)
     number = float(value)

@@ -176,7 +176,7 @@ def _draw_frame(axes: Axes, movie: np.ndarray, lag_ms: np.ndarray) -> AxesImage 
 
 def _milliseconds(lag: float) -> str:
     """Write a lag with a true minus sign."""
-    return f"{lag:.0f} ms".replace("-", "\N{MINUS SIGN}")
+    return f"{round(lag)} ms".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_course(axes: Axes, lag_ms: np.ndarray, movie: np.ndarray, label: str, colour: str, dashes: str) -> None:
