@@ -169,7 +169,9 @@ def _imported(name: str, *, database: bool) -> ModuleType:
         with bygone_names(database=database):
             return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigurationError(f"{name} cannot be imported ({error}): pip install neuralpredictors nnfabrik") from error
+        raise ConfigurationError(
+            f"{name} cannot be imported ({error}): pip install neuralpredictors nnfabrik"
+        ) from error
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,7 @@ def per_clip_correlation(responses: Sequence[np.ndarray], predictions: Sequence[
 
 
 def correlation_to_average(repeats: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> np.ndarray:
-    """Return each unit's correlation between predictions and responses averaged over repeats, conditions joined in time.
+    """Return each unit's correlation of predictions with responses averaged over repeats, conditions joined in time.
 
     Parameters
     ----------
@@ -270,4 +270,6 @@ def _total_and_noise(repeats: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndar
 def _refuse_single(repeats: Sequence[np.ndarray]) -> None:
     for position, condition in enumerate(repeats):
         if len(condition) < 2:
-            raise ValueError(f"condition {position} was shown {len(condition)} time(s): this needs at least two repeats")
+            raise ValueError(
+                f"condition {position} was shown {len(condition)} time(s): this needs at least two repeats"
+            )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,18 @@ class Core(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, videos: Tensor) -> Tensor:
-        """Map (batch, channel, time, height, width) to (batch, `out_channels`, time - `lost_frames`, height', width')."""
+        """Map movies to feature maps.
+
+        Parameters
+        ----------
+        videos : Tensor
+            (batch, channel, time, height, width).
+
+        Returns
+        -------
+        Tensor
+            (batch, `out_channels`, time - `lost_frames`, height, width), of the size that `out_size` gives.
+        """
 
     @abstractmethod
     def out_size(self, height: int, width: int) -> tuple[int, int]:
@@ -62,6 +74,11 @@ def _to_videos(frames: Tensor, batch: int) -> Tensor:
     return videos.permute(0, 4, 1, 2, 3)
 
 
+def channels_last(module: nn.Module) -> None:
+    """Store the weights of 2-D convolutions in the layout that keeps their results in it."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 class _FactorizedLayer(nn.Module):
     """A convolution over space, one over time, batch normalisation and, unless linear, an ELU."""
 
@@ -72,7 +89,7 @@ class _FactorizedLayer(nn.Module):
         self.spatial = nn.Conv2d(in_channels, out_channels, space, padding=space // 2 if padding else 0, bias=False)
         self.temporal = nn.Conv2d(out_channels, out_channels, (time, 1), bias=False)
         self.norm = nn.BatchNorm2d(out_channels, momentum=momentum)
-        self.nonlinearity = nn.ELU() if elu else nn.Identity()
+        self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
 
     def forward(self, videos: Tensor) -> Tensor:
         batch, _, time, _, _ = videos.shape
@@ -81,6 +98,10 @@ class _FactorizedLayer(nn.Module):
         rows = frames.permute(0, 2, 3, 1).reshape(batch, time, height * width, channel)
         features = self.nonlinearity(self.norm(self.temporal(rows.permute(0, 3, 1, 2))))
         return features.unflatten(3, (height, width))
+
+    def group_sparsity(self) -> Tensor:
+        """Return the group sparsity of both convolutions."""
+        return group_sparsity(self.spatial.weight) + group_sparsity(self.temporal.weight)
 
 
 class Factorized3dCore(Core):
@@ -93,10 +114,8 @@ class Factorized3dCore(Core):
         self.lost_frames = sum(k - 1 for k in settings.temporal_kernels)
         n_layers = len(settings.hidden_channels)
         inputs = (in_channels, *settings.hidden_channels[:-1])
-        sizes = zip(
-            inputs, settings.hidden_channels, settings.spatial_kernels, settings.temporal_kernels, strict=True
-        )
-        self.layers = nn.ModuleList(
+        sizes = zip(inputs, settings.hidden_channels, settings.spatial_kernels, settings.temporal_kernels, strict=True)
+        layers = [
             _FactorizedLayer(
                 *size,
                 padding=settings.padding,
@@ -104,15 +123,18 @@ class Factorized3dCore(Core):
                 momentum=settings.momentum,
             )
             for layer, size in enumerate(sizes)
-        )
+        ]
+        self.first = layers[0]
+        self.hidden = nn.ModuleList(layers[1:])
         # Channels-last weights keep every intermediate result in that layout, also behind a one-channel input.
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, videos: Tensor) -> Tensor:
         """See `Core.forward`."""
-        for layer in self.layers:
-            videos = layer(videos)
-        return videos
+        features = self.first(videos)
+        for layer in self.hidden:
+            features = layer(features)
+        return features
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
@@ -121,16 +143,14 @@ class Factorized3dCore(Core):
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the smoothness of the first layer in space and in time and the group sparsity of the others."""
-        first, *hidden = self.layers
+        spatial, temporal = self.first.spatial.weight, self.first.temporal.weight
         terms = {
-            "core_input_spatial": self.settings.gamma_input_spatial * spatial_laplace(first.spatial.weight),
-            "core_input_temporal": self.settings.gamma_input_temporal * temporal_laplace(first.temporal.weight),
+            "core_input_spatial": self.settings.gamma_input_spatial * spatial_laplace(spatial),
+            "core_input_temporal": self.settings.gamma_input_temporal * temporal_laplace(temporal),
         }
-        if hidden:
-            sparse = torch.stack(
-                [group_sparsity(layer.spatial.weight) + group_sparsity(layer.temporal.weight) for layer in hidden]
-            )
-            terms["core_hidden"] = self.settings.gamma_hidden * sparse.mean()
+        if self.hidden:
+            sparse = [cast(_FactorizedLayer, layer).group_sparsity() for layer in self.hidden]
+            terms["core_hidden"] = self.settings.gamma_hidden * torch.stack(sparse).mean()
         return terms
 
 
@@ -165,7 +185,7 @@ class Stacked2dMovieCore(Core):
             )
         self.lost_frames = 0
         self.out_channels = len(self.frames_core.stack) * settings.hidden_channels
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, videos: Tensor) -> Tensor:
         """See `Core.forward`."""
@@ -201,7 +221,9 @@ class Factorized3d(Configuration):
 
     hidden_channels: tuple[int, ...] = setting((16, 16), "channels of each layer", ge=1)
     spatial_kernels: tuple[int, ...] = setting((9, 5), "side of the spatial filters of each layer", unit="px", ge=1)
-    temporal_kernels: tuple[int, ...] = setting((11, 5), "length of the temporal filters of each layer", unit="frames", ge=1)
+    temporal_kernels: tuple[int, ...] = setting(
+        (11, 5), "length of the temporal filters of each layer", unit="frames", ge=1
+    )
     gamma_input_spatial: float = setting(10.0, "weight of the first layer's roughness in space", ge=0)
     gamma_input_temporal: float = setting(0.01, "weight of the first layer's roughness in time", ge=0)
     gamma_hidden: float = setting(0.0, "weight of the group sparsity of the layers after the first", ge=0)

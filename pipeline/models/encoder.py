@@ -1,9 +1,10 @@
-"""The encoding model: one core for all scans, and for each scan a readout and, if asked for, a shifter and a modulator."""
+"""The encoding model: one core for all scans; for each scan a readout and, if asked for, a shifter and a modulator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -33,11 +34,11 @@ class Network:
         Name of the output non-linearity, of `pipeline.models.nonlinearities.NONLINEARITIES`; ``elu`` is elu(x) + 1.
     """
 
-    core: Factorized3d | Stacked2d = Factorized3d()
-    recurrent: NoRecurrence | ConvGRU = NoRecurrence()
-    readout: FullGaussian2d = FullGaussian2d()
-    shifter: NoShifter | MLP = NoShifter()
-    modulator: NoModulator | MLPGain = NoModulator()
+    core: Factorized3d | Stacked2d = field(default_factory=Factorized3d)
+    recurrent: NoRecurrence | ConvGRU = field(default_factory=NoRecurrence)
+    readout: FullGaussian2d = field(default_factory=FullGaussian2d)
+    shifter: NoShifter | MLP = field(default_factory=NoShifter)
+    modulator: NoModulator | MLPGain = field(default_factory=NoModulator)
     nonlinearity: str = "elu"
 
     def parts(self) -> tuple[Configuration, ...]:
@@ -45,7 +46,10 @@ class Network:
         return self.core, self.recurrent, self.readout, self.shifter, self.modulator
 
 
-class PerScan(nn.Module):
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class PerScan(nn.Module, Generic[ModuleT]):
     """Modules by data_key, which may contain characters that PyTorch refuses in names.
 
     Raises
@@ -54,7 +58,7 @@ class PerScan(nn.Module):
         On asking for a data_key that there is no module for.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, modules: Mapping[str, ModuleT]) -> None:
         super().__init__()
         self.data_keys = tuple(modules)
         for data_key, module in modules.items():
@@ -65,12 +69,12 @@ class PerScan(nn.Module):
         # PyTorch separates names with dots and would confuse "training" or "forward" with its own attributes.
         return "scan:" + data_key.replace("%", "%25").replace(".", "%2E")
 
-    def __getitem__(self, data_key: str) -> nn.Module:
+    def __getitem__(self, data_key: str) -> ModuleT:
         if data_key not in self.data_keys:
             raise ConfigurationError(
                 f"this model has nothing for the data_key {data_key!r}: it knows {', '.join(self.data_keys) or 'none'}"
             )
-        return self.get_submodule(self._name(data_key))
+        return cast(ModuleT, self.get_submodule(self._name(data_key)))
 
     def __contains__(self, data_key: object) -> bool:
         return data_key in self.data_keys
@@ -182,9 +186,12 @@ class Encoder(nn.Module):
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name."""
-        modules = [self.core, self.recurrent, self.readouts[data_key]]
-        modules += [per_scan[data_key] for per_scan in (self.shifters, self.modulators) if data_key in per_scan]
-        return {name: term for module in modules for name, term in module.regularizer().items()}
+        terms = self.core.regularizer() | self.recurrent.regularizer() | self.readouts[data_key].regularizer()
+        if data_key in self.shifters:
+            terms |= self.shifters[data_key].regularizer()
+        if data_key in self.modulators:
+            terms |= self.modulators[data_key].regularizer()
+        return terms
 
     def constrain(self) -> None:
         """Bring parameters with a range back into it; the trainer calls this after every step."""
@@ -268,7 +275,9 @@ def _modulators(kind: NoModulator | MLPGain, data_info: DataInfo) -> dict[str, M
 
 def encoder_to_bytes(encoder: Encoder) -> bytes:
     """Return the weights in the safetensors format."""
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()})
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    )
 
 
 def load_encoder(network: Network, data_info: DataInfo, data: bytes) -> Encoder:

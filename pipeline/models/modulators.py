@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +21,8 @@ class MLPGainModulator(nn.Module):
         super().__init__()
         self.settings = settings
         widths = (n_behavior, *[settings.hidden_channels] * (settings.layers - 1))
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        self.hidden = nn.Sequential(*(module for linear in linears for module in (linear, nn.ReLU())))
         self.last = nn.Linear(widths[-1], n_units)
         nn.init.normal_(self.last.weight, std=_SMALL)
         nn.init.zeros_(self.last.bias)
@@ -29,9 +30,7 @@ class MLPGainModulator(nn.Module):
     def gain(self, behavior: Tensor, unit_idx: UnitIndex | None = None) -> Tensor:
         """Return the gains (batch, unit, time), all above 0, for behaviour (batch, channel, time)."""
         units = slice(None) if unit_idx is None else unit_idx
-        hidden = behavior.transpose(1, 2)
-        for linear in self.hidden:
-            hidden = torch.relu(linear(hidden))
+        hidden = self.hidden(behavior.transpose(1, 2))
         return F.linear(hidden, self.last.weight[units], self.last.bias[units]).transpose(1, 2).exp()
 
     def forward(self, drive: Tensor, behavior: Tensor, unit_idx: UnitIndex | None = None) -> Tensor:

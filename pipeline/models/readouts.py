@@ -49,7 +49,7 @@ class FullGaussian2dReadout(nn.Module):
         else:
             nn.init.constant_(self.sigma, settings.init_sigma)
         self.features = nn.Parameter(torch.full((units, in_channels), 1 / in_channels))
-        self.register_parameter("bias", nn.Parameter(mean_drive.clone()) if settings.bias else None)
+        self.bias = nn.Parameter(mean_drive.clone()) if settings.bias else None
 
     def forward(self, features: Tensor, shift: Tensor | None = None, unit_idx: UnitIndex | None = None) -> Tensor:
         """Return the drive of each unit.
@@ -89,10 +89,8 @@ class FullGaussian2dReadout(nn.Module):
             return mean.clamp(-1, 1).expand(frames, -1, -1)
         noise = torch.randn(frames, *mean.shape, device=mean.device, dtype=mean.dtype)
         sigma = self.sigma[units]
-        if self.settings.gauss_type == "full":
-            offsets = (sigma @ noise.unsqueeze(3)).squeeze(3)
-        else:
-            offsets = noise * sigma
+        full = self.settings.gauss_type == "full"
+        offsets = (sigma @ noise.unsqueeze(3)).squeeze(3) if full else sigma * noise
         return (mean.clamp(-1, 1) + offsets).clamp(-1, 1)
 
     def constrain(self) -> None:
@@ -124,8 +122,10 @@ class FullGaussian2dReadout(nn.Module):
 class FullGaussian2d(Configuration):
     """A point readout whose position is learned as a Gaussian: sampled while training, its mean otherwise."""
 
-    init_mu_range: float = setting(0.2, "means start uniformly within plus or minus this", unit="half maps", gt=0, le=1)
-    init_sigma: float = setting(1.0, "start of the spread: the constant, or the range of the matrix", unit="half maps", gt=0)
+    init_mu_range: float = setting(0.3, "means start uniformly within plus or minus this", unit="half maps", gt=0, le=1)
+    init_sigma: float = setting(
+        0.3, "start of the spread: the constant, or the range of the matrix", unit="half maps", gt=0
+    )
     gauss_type: str = setting("full", "shape of the Gaussian", choices=("full", "uncorrelated", "isotropic"))
     gamma_readout: float = setting(0.0076, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
+from pipeline.models.cores import channels_last
 
 
 class Recurrent(nn.Module):
@@ -42,7 +43,8 @@ class ConvGRUModule(Recurrent):
 
     References
     ----------
-    Ballas, Yao, Pal and Courville (2016), Delving deeper into convolutional networks for learning video representations.
+    Ballas, Yao, Pal and Courville (2016), Delving deeper into convolutional networks for learning video
+    representations, ICLR.
     """
 
     def __init__(self, settings: ConvGRU, in_channels: int) -> None:
@@ -54,7 +56,7 @@ class ConvGRUModule(Recurrent):
             hidden, 3 * hidden, settings.recurrent_kernel, padding=settings.recurrent_kernel // 2
         )
         self.initial_state = nn.Parameter(torch.zeros(hidden))
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the states after each frame, (batch, hidden channel, time, height, width)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,10 @@ class MLPShifter(nn.Module):
         super().__init__()
         self.settings = settings
         widths = (2, *[settings.hidden_channels] * (settings.layers - 1), 2)
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        nn.init.normal_(self.linears[-1].weight, std=_SMALL)
-        nn.init.zeros_(self.linears[-1].bias)
+        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        nn.init.normal_(linears[-1].weight, std=_SMALL)
+        nn.init.zeros_(linears[-1].bias)
+        self.layers = nn.Sequential(*(module for linear in linears for module in (linear, nn.Tanh())))
 
     def forward(self, pupil_center: Tensor) -> Tensor:
         """Return the shift of each frame.
@@ -36,14 +38,11 @@ class MLPShifter(nn.Module):
         Tensor
             (batch, time, 2), x and y between -1 and 1, in units of half the feature map.
         """
-        shift = pupil_center.transpose(1, 2)
-        for linear in self.linears:
-            shift = torch.tanh(linear(shift))
-        return shift
+        return self.layers(pupil_center.transpose(1, 2))
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the summed mean squared weights of the layers."""
-        squares = torch.stack([linear.weight.square().mean() for linear in self.linears])
+        squares = torch.stack([weight.square().mean() for weight in self.parameters() if weight.dim() == 2])
         return {"shifter": self.settings.gamma_shifter * squares.sum()}
 
 

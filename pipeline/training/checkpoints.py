@@ -71,9 +71,7 @@ def save_checkpoint(
     os.replace(aside, path)
 
 
-def load_checkpoint(
-    path: Path, fingerprint: str, encoder: Encoder, optimizer: Optimizer, plateau: Plateau
-) -> Progress:
+def load_checkpoint(path: Path, fingerprint: str, encoder: Encoder, optimizer: Optimizer, plateau: Plateau) -> Progress:
     """Put encoder, optimiser and plateau into the state of a checkpoint and return how far training had come.
 
     Raises

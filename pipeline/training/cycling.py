@@ -44,7 +44,7 @@ def _repeated(loader: Loader, epoch: int, steps: int) -> Iterator[MovieBatch]:
     passes = -(-steps // len(loader))
     sampler = getattr(loader, "batch_sampler", None)
     for restart in range(passes):
-        if hasattr(sampler, "epoch"):
+        if sampler is not None and hasattr(sampler, "epoch"):
             sampler.epoch = (epoch - 1) * passes + restart
         yield from loader
 

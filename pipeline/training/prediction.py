@@ -16,7 +16,8 @@ from pipeline.models.encoder import Encoder
 
 def on_device(batch: MovieBatch, device: torch.device) -> MovieBatch:
     """Return the batch on this device."""
-    return MovieBatch(*(None if field is None else field.to(device, non_blocking=True) for field in batch))
+    moved = {name: field.to(device, non_blocking=True) for name, field in batch._asdict().items() if field is not None}
+    return MovieBatch(**moved)
 
 
 @contextmanager

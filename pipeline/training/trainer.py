@@ -171,9 +171,7 @@ class _Training:
     def _loss_terms(self, batch: MovieBatch, data_key: str) -> Tensor:
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(batch.videos.device.type, dtype=precision, enabled=precision != torch.float32):
-            predictions = self.encoder(
-                batch.videos, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center
-            )
+            predictions = self.encoder(batch.videos, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
         return self.loss.terms(predictions.float(), batch.responses)
 
     def _scale(self, loader: Loader) -> float:
