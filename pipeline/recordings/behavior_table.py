@@ -12,7 +12,14 @@ import pandas as pd
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Trace
 from pipeline.recordings.pickles import read_pickled_frame
-from pipeline.recordings.responses_table import Presentation, ResponseTable, read_interval, require_columns
+from pipeline.recordings.responses_table import (
+    Presentation,
+    ResponseTable,
+    read_array,
+    read_interval,
+    require_columns,
+    whole_numbers,
+)
 
 SIGNALS = ("run", "pupil_size", "pupil_x", "pupil_y")
 SAME_TIME = 1e-6
@@ -31,22 +38,24 @@ def read_behavior(path: Path, responses: ResponseTable) -> tuple[dict[str, Trace
     """
     table = read_pickled_frame(path)
     require_columns(table, ("scene_id", "m", "s", *SIGNALS), path)
-    same = (table["m"].astype(str) == responses.mouse) & (table["s"].map(int) == responses.series)
+    table = whole_numbers(table, [name for name in ("scene_id", "s", "e") if name in table.columns], path)
+    same = (table["m"].astype(str) == responses.mouse) & (table["s"] == responses.series)
+    wanted = f"mouse {responses.mouse}, series {responses.series}"
     if "e" in table.columns:
-        same &= table["e"].map(int) == responses.experiment
+        same &= table["e"] == responses.experiment
+        wanted += f", experiment {responses.experiment}"
     records: list[dict[str, Any]] = table[same].to_dict("records")
     if not records:
-        raise RecordingError(f"{path} has no rows for mouse {responses.mouse}, series {responses.series}")
-    rows = [_row_of(showing, records, path) for showing in _tell_apart(responses.presentations, table, path)]
+        raise RecordingError(f"{path} has no rows for {wanted}")
+    _check_repeats(responses.presentations, table, path)
+    rows = [_row_of(showing, records, path) for showing in responses.presentations]
     return tuple(
         {signal: _read_trace(row[signal], signal, showing, path) for signal in SIGNALS}
         for row, showing in zip(rows, responses.presentations, strict=True)
     )
 
 
-def _tell_apart(
-    presentations: tuple[Presentation, ...], table: pd.DataFrame, path: Path
-) -> tuple[Presentation, ...]:
+def _check_repeats(presentations: tuple[Presentation, ...], table: pd.DataFrame, path: Path) -> None:
     shown = Counter(showing.scene_id for showing in presentations)
     repeated = sorted(scene for scene, times in shown.items() if times > 1)
     if repeated and "trange" not in table.columns:
@@ -54,12 +63,11 @@ def _tell_apart(
             f"{path}: scene {repeated[0]} was shown {shown[repeated[0]]} times ({len(repeated)} scenes repeat), "
             "so the behaviour table needs a column trange ([start, end] in s) to tell the presentations apart"
         )
-    return presentations
 
 
 def _row_of(showing: Presentation, records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     where = f"{path}: scene {showing.scene_id}"
-    found = [row for row in records if int(row["scene_id"]) == showing.scene_id]
+    found = [row for row in records if row["scene_id"] == showing.scene_id]
     if found and "trange" in found[0]:
         found = [
             row for row in found
@@ -75,7 +83,7 @@ def _row_of(showing: Presentation, records: list[dict[str, Any]], path: Path) ->
 
 def _read_trace(value: Any, signal: str, showing: Presentation, path: Path) -> Trace:
     where = f"{path}: {signal} of scene {showing.scene_id} at [{showing.start}, {showing.stop}] s"
-    values = np.asarray(value, dtype=np.float64)
+    values = read_array(value, where)
     if values.ndim != 1 or values.size == 0:
         raise RecordingError(f"{where} is {value!r}, not an array of samples")
     bad = ~np.isfinite(values)

@@ -53,11 +53,18 @@ class _BlockManager:
         return BlockManager(tuple(blocks), list(axes), verify_integrity)
 
 
+def _string_dtype(na_value: Any) -> pd.StringDtype:
+    try:
+        return pd.StringDtype("python", na_value=na_value)
+    except TypeError:  # pandas before 2.3 knows one kind of missing string only
+        return pd.StringDtype("python")
+
+
 class _StringDtype:
     """Makes the string dtype with Python storage, whatever storage the writer had."""
 
     def __new__(cls, storage: str | None = None, na_value: Any = pd.NA) -> Any:
-        return pd.StringDtype("python", na_value=na_value)
+        return _string_dtype(na_value)
 
 
 class _DatetimeArray:
@@ -86,7 +93,7 @@ class _Timestamp:
 def _with_strings(values: Any) -> Any:
     """Return a pandas array for Arrow strings, anything else as it is."""
     if isinstance(values, _ArrowStrings):
-        return pd.array(values.strings, dtype=pd.StringDtype("python", na_value=np.nan))
+        return pd.array(values.strings, dtype=_string_dtype(np.nan))
     return values
 
 
@@ -142,6 +149,10 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _nat(*_: Any) -> Any:
+    return pd.NaT
+
+
 def _utc() -> datetime.timezone:
     return datetime.timezone.utc
 
@@ -162,6 +173,8 @@ _REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
     ("pandas.core.internals.blocks", "new_block"): _block,
     ("pandas.core.indexes.base", "_new_Index"): _index,
     ("pandas.core.internals.managers", "BlockManager"): _BlockManager,
+    ("pandas._libs.tslibs.nattype", "__nat_unpickle"): _nat,
+    ("pandas._libs.tslibs.nattype", "_nat_unpickle"): _nat,
     ("pandas._libs.tslibs.timestamps", "Timestamp"): _Timestamp,
     ("pyarrow.lib", "_restore_array"): _arrow_strings,
     ("pyarrow.lib", "chunked_array"): _arrow_chunks,
@@ -181,7 +194,6 @@ _SAME: dict[str, tuple[str, ...]] = {
         "NA", "RangeIndex", "Series", "TimedeltaIndex", "UInt16Dtype", "UInt32Dtype", "UInt64Dtype", "UInt8Dtype",
     ),
     "pandas.arrays": ("BooleanArray", "FloatingArray", "IntegerArray", "StringArray"),
-    "pandas._libs.tslibs.nattype": ("_nat_unpickle",),
     "pandas._libs.tslibs.timedeltas": ("_timedelta_unpickle", "Timedelta"),
     "pandas._libs.tslibs.timestamps": ("_unpickle_timestamp",),
     "pandas.core.indexes.datetimes": ("_new_DatetimeIndex",),
@@ -208,7 +220,7 @@ _MOVED_MODULES = {
     "pandas.core.indexes.timedeltas": "pandas",
     "pandas.core.series": "pandas",
 }
-_RENAMED = {"Int64Index": "Index", "UInt64Index": "Index", "Float64Index": "Index", "__nat_unpickle": "_nat_unpickle"}
+_RENAMED = {"Int64Index": "Index", "UInt64Index": "Index", "Float64Index": "Index"}
 _SHIMS: dict[str, type] = {
     "ArrowStringArray": _ArrowStrings,
     "ArrowStringArrayNumpySemantics": _ArrowStrings,
@@ -245,8 +257,16 @@ class _TableUnpickler(pickle.Unpickler):
             module = "pandas.arrays"
         for place in (module, _MOVED_MODULES.get(module, module)):
             if name in _SAME.get(place, ()):
-                return getattr(importlib.import_module(place), name)
+                return _load(place, name)
         raise ForeignClassError(asked)
+
+
+def _load(module: str, name: str) -> Any:
+    """Return an allowed name; numpy 1 keeps under ``numpy.core`` what numpy 2 has under ``numpy._core``."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return getattr(importlib.import_module(module.replace("numpy._core", "numpy.core")), name)
 
 
 def read_pickled_frame(path: str | Path) -> pd.DataFrame:
@@ -277,8 +297,8 @@ def read_pickled_frame(path: str | Path) -> pd.DataFrame:
         ) from error
     except Exception as error:  # a damaged pickle can make any of the allowed classes fail in its own way
         raise RecordingError(
-            f"{path} is damaged, or holds a kind of column that is not read "
-            f"({type(error).__name__}: {error}): copy or write it again"
+            f"{path} is damaged, or a pandas newer than the {pd.__version__} here wrote it "
+            f"({type(error).__name__}: {error}): copy it again, or update pandas"
         ) from error
     if not isinstance(table, pd.DataFrame):
         raise RecordingError(f"{path} holds a {type(table).__name__}, not a pandas DataFrame")

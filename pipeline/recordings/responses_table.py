@@ -101,6 +101,7 @@ def read_responses(
     """
     table = read_pickled_frame(path)
     require_columns(table, REQUIRED, path)
+    table = whole_numbers(table, ("s", "e", "u", "scene_id"), path)
     table = _select_recording(table, path, mouse, series, experiment)
     table = _leave_out(table, tuple(exclude_units), path)
     first = table.iloc[0]
@@ -134,6 +135,39 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], path: Path) -> No
         raise RecordingError(f"{path} holds a table without rows")
 
 
+def whole_numbers(table: pd.DataFrame, names: Iterable[str], path: Path) -> pd.DataFrame:
+    """Return the table with these columns as integers.
+
+    Raises
+    ------
+    RecordingError
+        If a value is no whole number, naming file, column and value.
+    """
+    converted = {}
+    for name in names:
+        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = ~(numbers == np.round(numbers))
+        if wrong.any():
+            first = table[name].iloc[int(wrong.argmax())]
+            raise RecordingError(f"{path}: column {name} holds {first}, which is no whole number")
+        converted[name] = numbers.astype(np.int64)
+    return table.assign(**converted)
+
+
+def read_array(value: Any, where: str) -> np.ndarray:
+    """Return a cell's numbers as float64.
+
+    Raises
+    ------
+    RecordingError
+        If the cell holds something else than numbers; ``where`` begins the message.
+    """
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RecordingError(f"{where} is {value!r}, not an array of numbers") from None
+
+
 def _select_recording(
     table: pd.DataFrame, path: Path, mouse: str | None, series: str | None, experiment: str | None
 ) -> pd.DataFrame:
@@ -153,7 +187,7 @@ def _select_recording(
 
 
 def _leave_out(table: pd.DataFrame, excluded: tuple[int, ...], path: Path) -> pd.DataFrame:
-    numbers = set(table["u"].map(int))
+    numbers = set(table["u"].tolist())
     unknown = [unit for unit in excluded if unit not in numbers]
     if unknown:
         raise RecordingError(f"{path}: exclude_units names {unknown}, but the units are {sorted(numbers)}")
@@ -167,7 +201,7 @@ def _read_row(record: dict[str, Any], path: Path) -> _Row:
     unit_id, scene_id = int(record["u"]), int(record["scene_id"])
     where = f"{path}: unit {unit_id}, scene {scene_id}"
     start, stop = read_interval(record["trange"], where)
-    spikes = np.asarray(record["spike_times"], dtype=np.float64)
+    spikes = read_array(record["spike_times"], f"{where}: spike_times")
     if spikes.ndim != 1:
         raise RecordingError(f"{where}: spike_times is {record['spike_times']!r}, not an array of times (s)")
     if not np.isfinite(spikes).all():
@@ -199,20 +233,20 @@ def read_interval(value: Any, where: str) -> tuple[float, float]:
     RecordingError
         If it is not two finite numbers in ascending order; ``where`` begins the message.
     """
-    pair = np.asarray(value, dtype=np.float64)
+    pair = read_array(value, f"{where}: trange")
     if pair.shape != (2,) or not np.isfinite(pair).all() or pair[1] <= pair[0]:
         raise RecordingError(f"{where}: trange is {value!r}, it must be [start, end] (s), start before end")
     return float(pair[0]), float(pair[1])
 
 
 def _read_tier(value: Any, where: str) -> str:
-    if value not in TIER_NAMES:
+    if not isinstance(value, str) or value not in TIER_NAMES:
         raise RecordingError(f"{where}: train_vs_test is {value!r}, it must be one of {', '.join(TIER_NAMES)}")
     return TIER_NAMES[value]
 
 
 def _read_pulses(value: Any, start: float, stop: float, where: str) -> np.ndarray:
-    pulses = np.asarray(value, dtype=np.float64)
+    pulses = read_array(value, f"{where}: opto_tranges")
     if pulses.size == 0 and pulses.ndim:
         return np.zeros((0, 2))
     if pulses.ndim != 2 or pulses.shape[1] != 2:
