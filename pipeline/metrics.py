@@ -25,7 +25,7 @@ _MIN_SIGNAL_POWER = 1e-4
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Return Pearson's correlation over the last axis, NaN where one of the two is constant.
+    """Return Pearson's correlation over the last axis, NaN where one of the two is constant or not finite.
 
     A trace counts as constant if its standard deviation is below a millionth of its largest absolute value, which is
     what single-precision models that do not respond produce.
@@ -33,6 +33,8 @@ def correlation(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if x.shape != y.shape:
         raise ValueError(f"traces to be correlated have the shapes {x.shape} and {y.shape}: they must be equal")
+    finite = (np.isfinite(x) & np.isfinite(y)).all(axis=-1, keepdims=True)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
     defined = _varies(x) & _varies(y)
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)

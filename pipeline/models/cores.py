@@ -198,7 +198,9 @@ class Stacked2dMovieCore(Core):
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the smoothness of the first layer and the group sparsity of the others."""
-        terms = {"core_input": self.settings.gamma_input * self.frames_core.laplace()}
+        # Not frames_core.laplace(): it cannot view channels-last weights of more than one input channel.
+        roughness = spatial_laplace(self.frames_core.features[0].conv.weight)
+        terms = {"core_input": self.settings.gamma_input * roughness}
         if self.settings.layers > 1 and not self.settings.depth_separable:
             terms["core_hidden"] = self.settings.gamma_hidden * self.frames_core.group_sparsity()
         return terms
