@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import ConfigurationError, ConnectionRefusedByDesign, GeniculateError
 from schemas import embedded
@@ -32,6 +32,7 @@ from datajoint.settings import find_config_file, find_secrets_dir, read_secret_f
 from datajoint.user_tables import Computed, Imported
 
 STORE = "main"
+_Table = TypeVar("_Table", bound=type[Any])
 _LOCK_SECONDS = 600.0
 _guard = threading.RLock()
 _server: _Server | None = None
@@ -150,12 +151,12 @@ def is_embedded() -> bool:
     return _configured_host() is None
 
 
-def connect() -> dj.Connection:
+def connect() -> Connection:
     """The connection that all tables share; opened by the first call.
 
     Returns
     -------
-    datajoint.Connection
+    Connection
         Also DataJoint's own (``dj.conn()``). A call in a forked child or after the server was lost gives a working
         session again.
 
@@ -179,12 +180,12 @@ def connect() -> dj.Connection:
         return _connection
 
 
-def new_connection() -> dj.Connection:
+def new_connection() -> Connection:
     """Open one more session of one's own on the same server, such as for a heartbeat beside a long transaction.
 
     Returns
     -------
-    datajoint.Connection
+    Connection
         The caller closes it.
 
     Raises
@@ -265,7 +266,7 @@ class _Schema(dj.Schema):
         with declaration_lock(kwargs.get("connection") or self.connection or connect()):
             super().activate(schema_name, **kwargs)
 
-    def __call__(self, cls: type, *, context: dict[str, Any] | None = None) -> type:
+    def __call__(self, cls: _Table, *, context: dict[str, Any] | None = None) -> _Table:
         frame = inspect.currentframe()
         if frame is None or frame.f_back is None:
             raise RuntimeError("This Python has no frames, which DataJoint needs to declare tables.")
@@ -307,14 +308,13 @@ def declaration_lock(connection: dj.Connection) -> Iterator[None]:
     ServerUnavailableError
         Another process has held the lock for ten minutes.
     """
-    name = f"geniculate:{settings().prefix}"
+    name: str | int = f"geniculate:{settings().prefix}"
+    take, release = "SELECT GET_LOCK(%s, 1)", "SELECT RELEASE_LOCK(%s)"
     if connection.adapter.backend == "postgresql":
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        take, release, argument = "SELECT pg_try_advisory_lock(%s)", "SELECT pg_advisory_unlock(%s)", number
-    else:
-        take, release, argument = "SELECT GET_LOCK(%s, 1)", "SELECT RELEASE_LOCK(%s)", name
+        name = int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "big", signed=True)
+        take, release = "SELECT pg_try_advisory_lock(%s)", "SELECT pg_advisory_unlock(%s)"
     deadline = time.monotonic() + _LOCK_SECONDS
-    while not connection.query(take, (argument,)).fetchone()[0]:
+    while not connection.query(take, (name,)).fetchone()[0]:
         if time.monotonic() > deadline:
             raise ServerUnavailableError(
                 f"Another process has been declaring tables of {settings().prefix!r} for {_LOCK_SECONDS:.0f} s: look "
@@ -326,7 +326,7 @@ def declaration_lock(connection: dj.Connection) -> Iterator[None]:
     finally:
         # A lost session has lost the lock too; its own error is the one to see.
         with contextlib.suppress(dj.errors.LostConnectionError):
-            connection.query(release, (argument,))
+            connection.query(release, (name,))
 
 
 def _configured_host() -> str | None:

@@ -1,0 +1,49 @@
+# make install   a virtual environment in .venv with the tested versions; only Python 3.10-3.13 and pip are needed
+# make demo      the whole pipeline on simulated recordings, on the embedded server
+# make test      every test, on the embedded server and, where one is named or runs, on MySQL
+# make test-fast the quick ones (below three minutes)
+# make lint      ruff and mypy
+# make clean     remove the environment and what the tools left
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test test-fast lint clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "Geniculate needs Python 3.10 to 3.13, $(PYTHON) is $$($(PYTHON) --version 2>&1): make install PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "This Python cannot make virtual environments: install its venv package (Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/geniculate demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -rs
+	@server="$${GENICULATE_TEST_MYSQL:-$$(tools/mysql.sh url 2>/dev/null)}"; \
+	if [ -n "$$server" ]; then \
+		echo "The database tests again, on MySQL"; \
+		GENICULATE_TEST_MYSQL="$$server" $(BIN)/python -m pytest -rs -m database; \
+	else \
+		echo "No MySQL: its tests were left out (tools/mysql.sh start, or name one in GENICULATE_TEST_MYSQL)"; \
+	fi
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -rs -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
