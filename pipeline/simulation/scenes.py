@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import skimage.data
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
 from skimage.color import rgb2gray
 
 FRAME_RATE = 30.0
@@ -74,7 +75,7 @@ def _shot(picture: np.ndarray, length: int, width: int, height: int, rng: np.ran
     scale = np.minimum(scale, largest)
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.35)  # screen widths a second
     left, top = (
-        _bounce(rng.random() + direction * speed * width * scale / size * time + 0.01 * _smooth(length, rng))
+        _bounce(rng.random() + direction * speed * width * scale / size * time + _wander(length, rng))
         * (size - extent * scale)
         for direction, size, extent in (
             (np.cos(angle), picture.shape[1], width),
@@ -94,9 +95,9 @@ def _bounce(position: np.ndarray) -> np.ndarray:
     return 1 - np.abs(position % 2 - 1)
 
 
-def _smooth(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a slow random walk like that of fixational drift, standard deviation of a step 1."""
-    return np.cumsum(rng.normal(size=length)) - 0.5
+def _wander(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a smooth random walk, (time,), in shares of the room that the crop has to move."""
+    return 0.003 * np.cumsum(gaussian_filter1d(rng.normal(size=length), 3.0))
 
 
 def _normalise(
