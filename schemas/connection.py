@@ -104,16 +104,21 @@ class Connection(dj.Connection):
         datajoint.errors.LostConnectionError
             The session is gone. (DataJoint's PostgreSQL adapter only returns False, which goes unnoticed.)
         """
+        self._leave_parent()
         if self.adapter.ping(self._conn) is False:
             raise dj.errors.LostConnectionError("The server does not answer.")
 
     def query(self, *args: Any, **kwargs: Any) -> Any:
         """Execute one statement; see :meth:`datajoint.Connection.query`."""
+        self._leave_parent()
+        with self._turn:
+            return super().query(*args, **kwargs)
+
+    def _leave_parent(self) -> None:
+        """Open a session of one's own in a forked child: one word on the parent's socket would break the parent's."""
         if self._pid != os.getpid():
             self._turn = threading.RLock()
             self.connect()
-        with self._turn:
-            return super().query(*args, **kwargs)
 
 
 def settings() -> Settings:
@@ -175,7 +180,7 @@ def connect() -> Connection:
             _connection = new_connection()
             _instance._singleton_connection = _connection
             _use_store()
-        elif not _connection.is_connected or _connection._pid != os.getpid():
+        elif not _connection.is_connected:
             _open(_connection.connect)
         return _connection
 

@@ -1,7 +1,7 @@
 """One database for the whole run: an embedded PostgreSQL in a temporary home, or the MySQL that is named.
 
-``GENICULATE_TEST_MYSQL`` names it as ``host:port:user:password`` or ``mysql://user:password@host:port``. The environment
-is set here, before any test imports a table; the user's own server and files are never touched.
+``GENICULATE_TEST_MYSQL`` names it as ``host:port:user:password`` or ``mysql://user:password@host:port``. The
+environment is set here, before any test imports a table; the user's own server and files are never touched.
 """
 
 from __future__ import annotations
