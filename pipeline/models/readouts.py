@@ -126,7 +126,7 @@ class FullGaussian2d(Configuration):
     init_sigma: float = setting(
         0.3, "start of the spread: the constant, or the range of the matrix", unit="half maps", gt=0
     )
-    gauss_type: str = setting("full", "shape of the Gaussian", choices=("full", "uncorrelated", "isotropic"))
+    gauss_type: str = setting("isotropic", "shape of the Gaussian", choices=("full", "uncorrelated", "isotropic"))
     gamma_readout: float = setting(0.0076, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")
 
