@@ -20,16 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import ConfigurationError, ConnectionRefusedByDesign, GeniculateError
-from schemas import embedded
-
-with warnings.catch_warnings():
-    # Without datajoint.json the embedded server is used; that is no reason to warn.
-    warnings.filterwarnings("ignore", message="No datajoint.json found")
-    import datajoint as dj
+import datajoint as dj
 from datajoint import instance as _instance
 from datajoint.settings import find_config_file, find_secrets_dir, read_secret_file
 from datajoint.user_tables import Computed, Imported
+
+from pipeline.errors import ConfigurationError, ConnectionRefusedByDesign, GeniculateError
+from schemas import embedded
 
 STORE = "main"
 _Table = TypeVar("_Table", bound=type[Any])

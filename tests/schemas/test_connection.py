@@ -74,7 +74,8 @@ except Exception as error:
 @pytest.mark.embedded
 def test_import_touches_no_server(fresh_home: Path) -> None:
     code = "import schemas, schemas.connection as c; print(c.is_embedded(), c.embedded_status().running)"
-    output, errors = run(code, fresh_home, DJ_USER="anyone", DJ_PORT="1")
+    extra = {"DJ_USER": "anyone", "DJ_PORT": "1", "DJ_IGNORE_CONFIG_FILE": "false"}
+    output, errors = run(code, fresh_home, **extra)
     assert output == "True False"  # a user and a port alone name no server
     assert errors == ""
     assert list(fresh_home.iterdir()) == []
