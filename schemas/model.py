@@ -14,12 +14,13 @@ from pipeline.analysis.scores import UnitScores, score
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
 from pipeline.metrics import mean_of_defined
-from pipeline.models import Encoder, build_encoder
+from pipeline.models import Encoder
 from pipeline.models.weights import pack, unpack
 from pipeline.recordings.base import TIERS
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.prediction import predict
 from pipeline.training.settings import Default
+from pipeline.training.start import initial_encoder
 from pipeline.training.trainer import train
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
@@ -179,7 +180,7 @@ class Model(dj.Computed):
         if not isinstance(trainer, Default):
             raise ConfigurationError(f"no trainer for settings of kind {trainer.kind()}")
         loaders, info = dataset.open_loaders(paths, data, trainer.batch_size, key["seed"])
-        encoder = build_encoder(network, info, key["seed"])
+        encoder, info = initial_encoder(network, info, loaders, key["seed"])
         with bar(trainer.max_epochs, f"training {network.core.kind()} seed {key['seed']}", "epoch") as shown:
 
             def on_epoch(epoch: Epoch) -> None:

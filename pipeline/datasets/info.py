@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ScanInfo:
         Hz; None for still images.
     input_mean, input_std : float
         Pixel statistics by which inputs were normalised: (grey value - mean) / std.
+    field_centers : tuple of (float, float) or None
+        Where readouts start to look: x and y in pixels, y down; None if they start at random.
     """
 
     unit_ids: tuple[int, ...]
@@ -40,6 +43,7 @@ class ScanInfo:
     frame_rate: float | None = None
     input_mean: float = 0.0
     input_std: float = 1.0
+    field_centers: tuple[tuple[float, float], ...] | None = None
 
     @property
     def n_units(self) -> int:
@@ -59,7 +63,8 @@ def data_info_to_json(info: DataInfo) -> str:
 def data_info_from_json(text: str) -> DataInfo:
     """Return the data information that `data_info_to_json` wrote."""
 
-    def tuples(scan: dict) -> dict:
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in scan.items()}
+    def tuples(value: Any) -> Any:
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return {key: ScanInfo(**tuples(scan)) for key, scan in json.loads(text).items()}
+    scans = json.loads(text)
+    return {key: ScanInfo(**{name: tuples(value) for name, value in scan.items()}) for key, scan in scans.items()}

@@ -226,10 +226,20 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
         for data_key, scan in data_info.items():
             _refuse_small_frames(core, data_key, scan)
             drive = nonlinearity.drive_of_mean(scan.mean_responses)
-            readouts[data_key] = network.readout.build(recurrent.out_channels, drive)
+            readouts[data_key] = network.readout.build(recurrent.out_channels, drive, _centers(core, scan))
         shifters = _shifters(network.shifter, data_info)
         modulators = _modulators(network.modulator, data_info)
     return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity)
+
+
+def _centers(core: Core, scan: ScanInfo) -> Tensor | None:
+    """Return the known centres of the receptive fields in half maps, the units of the readouts' positions."""
+    if scan.field_centers is None:
+        return None
+    _, height, width = scan.input_shape
+    out_height, out_width = core.out_size(height, width)
+    half_map = torch.tensor([out_width - 1, out_height - 1]).clamp(min=1) / 2
+    return (torch.tensor(scan.field_centers) - torch.tensor([width - 1, height - 1]) / 2) / half_map
 
 
 def _input_channels(data_info: DataInfo) -> int:

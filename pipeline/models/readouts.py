@@ -37,12 +37,15 @@ class FullGaussian2dReadout(nn.Module):
     Lurz et al. (2021), Generalization in data-driven models of primary visual cortex, ICLR.
     """
 
-    def __init__(self, settings: FullGaussian2d, in_channels: int, mean_drive: Tensor) -> None:
+    def __init__(
+        self, settings: FullGaussian2d, in_channels: int, mean_drive: Tensor, centers: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
         units = len(mean_drive)
         shape = {"full": (units, 2, 2), "uncorrelated": (units, 2), "isotropic": (units, 1)}[settings.gauss_type]
-        self.mu = nn.Parameter(torch.empty(units, 2).uniform_(-settings.init_mu_range, settings.init_mu_range))
+        start = torch.empty(units, 2).uniform_(-settings.init_mu_range, settings.init_mu_range)
+        self.mu = nn.Parameter(start if centers is None else centers.clamp(-1, 1))
         self.sigma = nn.Parameter(torch.empty(shape))
         if settings.gauss_type == "full":
             nn.init.uniform_(self.sigma, -settings.init_sigma, settings.init_sigma)
@@ -122,6 +125,11 @@ class FullGaussian2dReadout(nn.Module):
 class FullGaussian2d(Configuration):
     """A point readout whose position is learned as a Gaussian: sampled while training, its mean otherwise."""
 
+    init_positions: str = setting(
+        "random",
+        "where means start: at random, or at the peak of each unit's response-triggered average",
+        choices=("random", "triggered_average"),
+    )
     init_mu_range: float = setting(0.3, "means start uniformly within plus or minus this", unit="half maps", gt=0, le=1)
     init_sigma: float = setting(
         0.3, "start of the spread: the constant, or the range of the matrix", unit="half maps", gt=0
@@ -130,7 +138,7 @@ class FullGaussian2d(Configuration):
     gamma_readout: float = setting(0.0076, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")
 
-    def build(self, in_channels: int, mean_drive: Tensor) -> FullGaussian2dReadout:
+    def build(self, in_channels: int, mean_drive: Tensor, centers: Tensor | None = None) -> FullGaussian2dReadout:
         """Return the readout of one scan.
 
         Parameters
@@ -139,5 +147,7 @@ class FullGaussian2d(Configuration):
             Channels of the feature maps.
         mean_drive : Tensor
             (unit,), the drive at which each unit gives its mean response; where the biases start.
+        centers : Tensor, optional
+            (unit, 2), x and y in half maps; where the means start instead of at random.
         """
-        return FullGaussian2dReadout(self, in_channels, mean_drive)
+        return FullGaussian2dReadout(self, in_channels, mean_drive, centers)
