@@ -2,5 +2,5 @@
 
 import warnings
 
-# Without datajoint.json the embedded server is used; DataJoint warns of that at its import, whichever module comes first.
+# Without datajoint.json the embedded server is used; DataJoint warns of that when it is imported, wherever that is.
 warnings.filterwarnings("ignore", message="No datajoint.json found", category=UserWarning)
