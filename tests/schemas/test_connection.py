@@ -185,6 +185,7 @@ def test_long_path_moves_the_socket(fresh_home: Path) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
     finally:
         embedded.stop(home)
+        shutil.rmtree(embedded.status(home).socket_folder)
 
 
 @as_root
