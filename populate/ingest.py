@@ -95,8 +95,8 @@ def _is_there(key: dict[str, Any], source: Recording) -> bool:
         return False
     if known[0]["source_fingerprint"] != source.source.fingerprint:
         raise RecordingError(
-            f"subject {key['subject']}, session {key['session']}, scan {key['scan_idx']} already holds another recording "
-            f"({known[0]['source_location']}): choose another scan number, or delete that scan first"
+            f"subject {key['subject']}, session {key['session']}, scan {key['scan_idx']} already holds another "
+            f"recording ({known[0]['source_location']}): choose another scan number, or delete that scan first"
         )
     return True
 
@@ -117,14 +117,13 @@ def _insert_scan(key: dict[str, Any], source: Recording, screen_deg: tuple[float
             "screen_height_deg": height,
         }
     )
-    recording.Scan.Unit.insert(
-        {**key, "unit_id": unit.unit_id, "unit_name": unit.unit_name} for unit in source.units
-    )
+    recording.Scan.Unit.insert({**key, "unit_id": unit.unit_id, "unit_name": unit.unit_name} for unit in source.units)
 
 
 def _insert_conditions(source: Recording) -> None:
-    # Conditions are shared between scans: those that another scan has shown are there already.
-    shown = list(source.stimuli.values())
+    # Conditions are shared between scans: those that another scan has shown are there already. In one order for all:
+    # two scans that are ingested at once would otherwise wait for each other's rows.
+    shown = sorted(source.stimuli.values(), key=lambda s: s.condition_hash)
     stimulus.Condition.insert(
         [{"condition_hash": s.condition_hash, "condition_kind": _kind(s)} for s in shown], skip_duplicates=True
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ COMPUTED: tuple[type[dj.Table], ...] = (
 
 _INTERRUPTIONS = ("SystemExit", "KeyboardInterrupt")
 _CLOCK_SLACK = 2.0
+_LOST_RACE = 0.1
+"""Pause after another process took the key that was next (s)."""
 
 
 class WorkError(GeniculateError):
@@ -58,7 +60,7 @@ def populate_all(
     """Populate a table until every key that the restrictions select is there; return how many this process made.
 
     Keys that another live process computes are waited for; keys of processes that died on this machine are taken
-    over.
+    over; keys that are marked to be ignored are left out.
 
     Parameters
     ----------
@@ -73,30 +75,53 @@ def populate_all(
     Raises
     ------
     WorkError
-        If a key failed, here or elsewhere; the message names the key, the error and the remedy.
+        If a key failed, here or elsewhere, once nothing else is left to do; the message names the key, the error and
+        the remedy.
+    KeyboardInterrupt, SystemExit
+        If this process is told to stop; the key that it was computing returns to the queue.
     """
     made, told = 0, False
     while True:
         release_interrupted(table)
-        outcome = table.populate(*restrictions, reserve_jobs=True, max_calls=1, suppress_errors=True)
+        outcome = table.populate(
+            *restrictions, reserve_jobs=True, max_calls=1, suppress_errors=True, return_exception_objects=True
+        )
         made += outcome["success_count"]
-        remaining, _ = table.progress(*restrictions)
-        if not remaining:
-            return made
-        _raise_failed(table, restrictions)
-        if outcome["success_count"]:
+        _stop_if_told(table, outcome["error_list"])
+        if outcome["success_count"] or outcome["error_list"]:
             continue
-        if len(table.jobs.reserved) and not told:
+        queue = _queue(table, restrictions)
+        remaining, _ = table.progress(*restrictions)
+        if remaining <= len(queue["ignore"]):
+            return made
+        if not queue["pending"]:
+            _raise_failed(table, queue["error"])
+        if queue["reserved"] and not told:
             told = True
-            others = {f"{job['host']} (process {job['pid']})" for job in table.jobs.reserved.to_dicts()}
+            others = {f"{job['host']} (process {job['pid']})" for job in queue["reserved"]}
             on_wait(f"waiting for {', '.join(sorted(others))}, which computes {table.__name__}")
-        time.sleep(poll_seconds)
+        time.sleep(min(poll_seconds, _LOST_RACE) if queue["pending"] else poll_seconds)
 
 
-def _raise_failed(table: type[dj.Table], restrictions: tuple[Any, ...]) -> None:
-    wanted = table().key_source & dj.AndList(restrictions)
-    failed = table.jobs.errors.restrict(wanted.proj(), semantic_check=False).to_dicts()
-    failed = [job for job in failed if not job["error_message"].startswith(_INTERRUPTIONS)]
+def _stop_if_told(table: type[dj.Table], errors: list[tuple[Any, BaseException]]) -> None:
+    """Pass on Ctrl-C, which ``suppress_errors`` keeps back as if it were a failure."""
+    for _, error in errors:
+        if isinstance(error, KeyboardInterrupt):
+            release_interrupted(table)
+            raise error
+
+
+def _queue(table: type[dj.Table], restrictions: tuple[Any, ...]) -> dict[str, list[dict[str, Any]]]:
+    """Return the jobs that the restrictions select, by status; interrupted ones wait as much as pending ones."""
+    wanted = (table().key_source & dj.AndList(restrictions)).proj()
+    queue: dict[str, list[dict[str, Any]]] = {"pending": [], "reserved": [], "error": [], "ignore": [], "success": []}
+    for job in table.jobs.restrict(wanted, semantic_check=False).to_dicts():
+        interrupted = job["status"] == "error" and job["error_message"].startswith(_INTERRUPTIONS)
+        queue["pending" if interrupted else job["status"]].append(job)
+    return queue
+
+
+def _raise_failed(table: type[dj.Table], failed: list[dict[str, Any]]) -> None:
     if failed:
         job = failed[0]
         key = {name: job[name] for name in table.jobs.primary_key}
@@ -113,7 +138,7 @@ def release_interrupted(table: type[dj.Table]) -> int:
     """
     jobs = table.jobs
     now = jobs.connection.query("SELECT LOCALTIMESTAMP(3)").fetchone()[0]
-    here = (jobs.reserved & {"host": socket.gethostname()}).to_dicts()
+    here = (jobs.reserved & {"host": platform.node()}).to_dicts()
     gone = [job for job in here if not _lives(job["pid"], (now - job["reserved_time"]).total_seconds())]
     gone += [job for job in jobs.errors.to_dicts() if job["error_message"].startswith(_INTERRUPTIONS)]
     for job in gone:
@@ -136,14 +161,14 @@ def status() -> Iterator[Progress]:
     """Yield the progress of every computed table."""
     for table in COMPUTED:
         remaining, total = table.progress()
-        reserved, errors = len(table.jobs.reserved), len(table.jobs.errors)
-        yield Progress(table.__name__, total - remaining, remaining - reserved - errors, reserved, errors)
+        reserved, errors, ignored = (len(jobs) for jobs in (table.jobs.reserved, table.jobs.errors, table.jobs.ignored))
+        pending = max(remaining - reserved - errors - ignored, 0)
+        yield Progress(table.__name__, total - remaining, pending, reserved, errors)
 
 
 def retry() -> int:
     """Return all failed keys to the queue and return how many there were."""
     count = 0
     for table in COMPUTED:
-        count += len(table.jobs.errors)
-        table.jobs.errors.delete_quick()
+        count += table.jobs.errors.delete_quick(get_count=True)
     return count

@@ -9,8 +9,7 @@ import datajoint as dj
 import numpy as np
 
 from pipeline.analysis.readouts import ReadoutProperties, pixels_to_degrees, readout_properties
-from pipeline.models.weights import unpack
-from schemas import config, dataset, model, recording
+from schemas import dataset, model, recording
 from schemas.connection import schema as open_schema
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.rows import null
@@ -61,15 +60,15 @@ class ReadoutAnalysis(dj.Computed):
         """
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
-        """Fetch the network, the weights and the size of the screens."""
+        """Fetch where the weights are and the size of the screens."""
         scans = dataset.MultiDataset.Member * recording.Scan.proj("screen_width_deg", "screen_height_deg")
         members = (scans & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
-        return config.NetworkConfig.load_network(key), (model.Model & key).fetch1("weights").read(), members
+        return (model.Model & key).fetch1("weights").path, members
 
-    def make_compute(self, key: Key, network: Any, weights: bytes, members: list[Key]) -> tuple[Any, ...]:
+    def make_compute(self, key: Key, weights_path: str, members: list[Key]) -> tuple[Any, ...]:
         """Read positions and features out of the weights."""
         started = time.perf_counter()
-        encoder, info = unpack(network, weights)
+        encoder, info = model.Model.load_encoder(key)
         found = []
         for member in members:
             scan = info[member["data_key"]]

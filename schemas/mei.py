@@ -11,7 +11,6 @@ import datajoint as dj
 from pipeline.errors import ConfigurationError
 from pipeline.mei.movies import MovieMEIs, movie_meis
 from pipeline.mei.settings import Movie
-from pipeline.models.weights import unpack
 from schemas import config, dataset, model, recording
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
@@ -107,17 +106,16 @@ class MEI(dj.Computed):
         """
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
-        """Fetch the network, the weights' file, the units and the configuration."""
+        """Fetch where the weights are, the units and the configuration."""
         units = (TargetDataset.Unit * dataset.MultiDataset.Member & key).to_dicts(order_by=("data_key", "unit_id"))
-        weights = (model.Model & key).fetch1("weights")
-        return config.NetworkConfig.load_network(key), weights.read(), units, config.MEIConfig.load(key)
+        return (model.Model & key).fetch1("weights").path, units, config.MEIConfig.load(key)
 
-    def make_compute(self, key: Key, network: Any, weights: bytes, units: list[Key], settings: Any) -> tuple[Any, ...]:
+    def make_compute(self, key: Key, weights_path: str, units: list[Key], settings: Any) -> tuple[Any, ...]:
         """Optimise one movie a unit, all units of a scan together."""
         started = time.perf_counter()
         if not isinstance(settings, Movie):
             raise ConfigurationError(f"no method for MEIs of kind {settings.kind()}")
-        encoder, info = unpack(network, weights)
+        encoder, info = model.Model.load_encoder(key)
         found = []
         for data_key in dict.fromkeys(unit["data_key"] for unit in units):
             chosen = [unit for unit in units if unit["data_key"] == data_key]

@@ -1,0 +1,250 @@
+"""The command ``geniculate``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import GeniculateError
+from pipeline.provenance import package_version
+
+# The tables and torch are imported by the commands that use them, so that --help is there at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Neural system identification of visual neurons: recordings, encoding models and most exciting inputs in "
+    "DataJoint tables. Without a configured server everything runs on an embedded one; see `geniculate server status`.",
+    pretty_exceptions_enable=False,
+)
+server = typer.Typer(no_args_is_help=True, help="The embedded server, which is used where no other is configured.")
+ingest = typer.Typer(no_args_is_help=True, help="Bring a recording into the database; one command for each format.")
+app.add_typer(server, name="server")
+app.add_typer(ingest, name="ingest")
+
+out = Console()
+
+
+def command(group: typer.Typer, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose own errors are printed as one sentence, with exit code 1."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*arguments: Any, **named: Any) -> None:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            try:
+                function(*arguments, **named)
+            except GeniculateError as error:
+                Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/bold red] {_escaped(str(error))}")
+                raise typer.Exit(1) from error
+
+        group.command(**options)(guarded)
+        return function
+
+    return register
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"geniculate {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Set options of all commands."""
+
+
+@command(app, epilog="Example: `geniculate demo`, then open the report that it names.")
+def demo() -> None:
+    """Run everything on a simulated dLGN recording: ingest, training, scores, readouts, MEIs and a report.
+
+    A second run finds it all there and recomputes nothing.
+    """
+    started = time.perf_counter()
+    out.print("Geniculate demo: simulated dLGN neurons, from spikes and movies to most exciting inputs.\n")
+    from populate.demo import queries, run_demo, summary
+    from schemas.connection import server_description, settings
+    from schemas.model import Model
+
+    out.print(f"[dim]Tables on the {server_description()}[/dim]")
+    result = run_demo(settings().home / "demo", out)
+    out.print()
+    out.print(_frame(Model.leaderboard({"group_id": result.key["group_id"]}), "Models, the best on validation first"))
+    for sentence in summary(result):
+        out.print(sentence)
+    out.print("\n[bold]What to type next, in Python or Jupyter:[/bold]\n")
+    out.print(queries(result.key), highlight=False, markup=False, soft_wrap=True)
+    if not result.computed:
+        out.print("Everything was there already: nothing was recomputed.")
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    out.print(f"Report: [bold]{result.report}[/bold]", soft_wrap=True)
+    out.print(f"[dim]{time.perf_counter() - started:.0f} s, {megabytes:.0f} MB of memory at most[/dim]")
+
+
+def _frame(frame: Any, title: str) -> Table:
+    shown = ["core", "recurrent", "seed", "validation_correlation", "test_correlation", "n_epochs"]
+    table = Table(title=title, title_justify="left")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("core", "recurrent") else "right")
+    for _, row in frame.iterrows():
+        values = [row[name] for name in shown]
+        table.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else _escaped(str(v)) for v in values))
+    return table
+
+
+@command(
+    ingest,
+    epilog="Example: `geniculate ingest thesis --responses responses.pkl --videos movies/ "
+    "--behavior resp_behav_df.pkl --subject m0123 --session 2 --scan 1 --screen 108x67`",
+)
+def thesis(
+    responses: Annotated[Path, typer.Option(help="Pickled data frame: one row a unit and presentation.")],
+    videos: Annotated[Path, typer.Option(help="Folder of the scenes: one AVI file each.")],
+    subject: Annotated[str, typer.Option(help="Name of the animal.")],
+    session: Annotated[int, typer.Option(help="Number of the session.")],
+    scan: Annotated[int, typer.Option(help="Number of the scan within the session.")],
+    behavior: Annotated[Path | None, typer.Option(help="Pickled data frame of running and pupil.")] = None,
+    mouse: Annotated[str, typer.Option(help="Take only this mouse (column m).")] = "",
+    series: Annotated[str, typer.Option(help="Take only this series (column s).")] = "",
+    experiment: Annotated[str, typer.Option(help="Take only this experiment (column e).")] = "",
+    exclude_units: Annotated[str, typer.Option(help="Leave out these units: numbers with commas.")] = "",
+    screen: Annotated[str, typer.Option(help="Width and height of the stimulus in degrees, such as 108x67.")] = "",
+) -> None:
+    """Ingest the format of the dLGN thesis: pickled spike times and AVI scenes.
+
+    Everything is checked before anything is written; the same recording again is a no-op.
+    """
+    given = {
+        "responses": str(responses),
+        "videos": str(videos),
+        "behavior": str(behavior or ""),
+        "mouse": mouse,
+        "series": series,
+        "experiment": experiment,
+        "exclude_units": exclude_units,
+    }
+    _ingest("thesis", {name: value for name, value in given.items() if value}, subject, session, scan, screen)
+
+
+def _ingest(source_format: str, location: dict[str, str], subject: str, session: int, scan: int, screen: str) -> None:
+    from pipeline.recordings import open_recording
+
+    with out.status("Reading and checking the recording"):
+        source = open_recording(source_format, **location)
+    from populate.ingest import ingest as insert
+
+    done = insert(source, subject, session, scan, _degrees(screen))
+    what = f"{subject}-{session}-{scan}: {done.n_units} units, {done.n_trials} trials, {done.n_conditions} stimuli"
+    out.print(f"Ingested {what}" if done.is_new else f"Already there, nothing was written: {what}")
+
+
+def _degrees(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        width, height = (float(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise GeniculateError(f"--screen {text!r}: give width and height in degrees, such as 108x67") from None
+    return width, height
+
+
+@command(app, epilog="Example: `geniculate work` on every machine that shares the server.")
+def work() -> None:
+    """Compute everything that is waiting: convert, train, analyse, find MEIs; ends when nothing is left.
+
+    Any number of workers may run side by side: no key is computed twice. What a killed worker on this machine had
+    begun is taken over.
+    """
+    from populate.work import COMPUTED, populate_all
+
+    for table in COMPUTED:
+        made = populate_all(table, on_wait=lambda text: out.print(f"[dim]{text}[/dim]"))
+        out.print(f"{table.__name__}: {made} computed" if made else f"[dim]{table.__name__}: nothing to do[/dim]")
+
+
+@command(app, epilog="Example: `geniculate status`")
+def status() -> None:
+    """Show how far each computed table is, and the errors."""
+    from populate.work import COMPUTED
+    from populate.work import status as progress
+    from schemas.connection import server_description
+
+    table = Table(title=f"On the {server_description()}", title_justify="left")
+    for name in ("table", "computed", "pending", "reserved", "errors"):
+        table.add_column(name, justify="left" if name == "table" else "right")
+    for row in progress():
+        table.add_row(row.table, str(row.computed), str(row.pending), str(row.reserved), str(row.errors))
+    out.print(table)
+    for computed in COMPUTED:
+        for job in computed.jobs.errors.to_dicts():
+            out.print(f"[red]{computed.__name__}[/red] {_escaped(job['error_message'])}")
+
+
+@command(app, epilog="Example: `geniculate retry && geniculate work`")
+def retry() -> None:
+    """Put all failed keys back into the queue, after their cause is mended."""
+    from populate.work import retry as again
+
+    count = again()
+    out.print(f"{count} failed key(s) wait again: run 'geniculate work'" if count else "No key had failed.")
+
+
+@command(app, epilog="Example: `geniculate report --group 1 --output report.html`")
+def report(
+    group: Annotated[int | None, typer.Option(help="Only models of this group of datasets.")] = None,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Write the report of the best model: scores, predictions, readouts and MEIs on one page."""
+    from populate.report import write_report
+    from populate.results import best_model
+
+    key = best_model({} if group is None else {"group_id": group})
+    out.print(f"Report: {write_report(key, output)}", soft_wrap=True)
+
+
+@command(server)
+def start() -> None:
+    """Start the embedded server, unless it runs or another server is configured."""
+    from schemas.connection import server_description
+
+    out.print(f"Connected to the {server_description()}", soft_wrap=True)
+
+
+@command(server)
+def stop() -> None:
+    """Stop the embedded server; its data stay."""
+    from schemas.connection import stop_embedded
+
+    out.print("Stopped the embedded server." if stop_embedded() else "The embedded server was not running.")
+
+
+@command(server, name="status")
+def server_status() -> None:
+    """Tell which server is used and whether it runs."""
+    from schemas.connection import embedded_status, is_embedded, server_description
+
+    if not is_embedded():
+        out.print(f"Using the configured {server_description()}", soft_wrap=True)
+        return
+    state = embedded_status()
+    running = f"runs (process {state.pid})" if state.running else "does not run; the next command starts it"
+    out.print(f"The embedded server in {state.pgdata} {running}.", soft_wrap=True)

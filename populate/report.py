@@ -1,0 +1,227 @@
+"""The report of one model: its scores, predictions, readouts and MEIs on one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.figures.diagram import schema_diagram
+from pipeline.figures.meis import meis_beside_receptive_fields
+from pipeline.figures.readouts import feature_weights, readout_positions
+from pipeline.figures.scores import score_histogram, scores_against_oracle
+from pipeline.figures.traces import predicted_and_recorded
+from pipeline.figures.training import learning_curves
+from pipeline.provenance import provenance
+from pipeline.simulation import GroundTruth
+from populate.report_page import Illustration, Section, render_report
+from populate.results import MEIResults, ScanResults, mei_results, responses_to_one_movie, scan_results
+from populate.schema_map import schema_graph
+from schemas import config, dataset, mei, model, recording, stimulus
+from schemas.connection import server_description
+
+MEI_ROWS = 8
+
+
+def write_report(
+    key: Mapping[str, Any], path: Path, truth: GroundTruth | None = None, queries: str | None = None
+) -> Path:
+    """Write the report of one model as a single HTML file that needs nothing else.
+
+    Parameters
+    ----------
+    key : mapping
+        Key of the model.
+    path : Path
+        File to write; it is replaced when the new one is complete.
+    truth : GroundTruth, optional
+        Of a simulated recording: true receptive fields are drawn beside the MEIs.
+    queries : str, optional
+        Python that a reader could type next.
+    """
+    key = {name: key[name] for name in model.Model().primary_key}
+    encoder, info = model.Model.load_encoder(key)
+    loaders, _ = dataset.get_dataloaders(key)
+    results = [scan_results(key, info, data_key) for data_key in info]
+    sections = [_models_section(key)]
+    for scan in results:
+        sections += _scan_sections(scan, responses_to_one_movie(encoder, loaders, scan))
+        sections += _mei_sections(scan, truth)
+    sections.append(_schema_section(queries))
+    page = render_report("Geniculate report", _subtitle(results), _facts(results[0]), sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def _subtitle(results: list[ScanResults]) -> str:
+    scans = ", ".join(dataset.scan_name(scan.member) for scan in results)
+    return f"The model with the best validation correlation on {scans}"
+
+
+def _facts(scan: ScanResults) -> dict[str, str]:
+    row = (model.Model & scan.key).fetch1()
+    trials = (stimulus.Trial * stimulus.ConditionTier & scan.member).to_dicts()
+    tiers = pd.Series([trial["tier"] for trial in trials]).value_counts()
+    made = provenance()
+    return {
+        "Units": str(len(scan.unit_names)),
+        "Trials": ", ".join(f"{tiers.get(tier, 0)} {tier}" for tier in ("train", "validation", "test")),
+        "Validation correlation": _three_digits(row["validation_correlation"]),
+        "Test correlation": _three_digits(row["test_correlation"]),
+        "Oracle": _three_digits((dataset.Oracle & scan.key).fetch1("oracle_mean")),
+        "Server": server_description(),
+        "Geniculate": f"{made.version} {made.commit[:8]}{' (changed)' if made.dirty else ''}",
+        "Torch, DataJoint, Deeplake": f"{made.torch}, {made.datajoint}, {made.deeplake}",
+    }
+
+
+def _three_digits(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _models_section(key: Mapping[str, Any]) -> Section:
+    group = {"group_id": key["group_id"], "data_hash": key["data_hash"]}
+    board = model.Model.leaderboard(group)
+    shown = board[["core", "readout", "shifter", "modulator", "seed", "validation_correlation", "test_correlation", "n_epochs"]]
+    curves = {}
+    for place, row in board.iterrows():
+        names = {name: row[name] for name in model.Model().primary_key}
+        epochs = pd.DataFrame((model.Model.Epoch & names).to_dicts(order_by="epoch"))
+        label = f"{int(str(place)) + 1}: {row['core'].split('(')[0]} seed {row['seed']}"
+        curves[label] = epochs.rename(columns=lambda c: c.removeprefix("epoch_")).rename(columns={"loss": "train_loss"})
+    caption = "Training loss and validation correlation of each model, numbered as in the table; dots mark cuts of the learning rate."
+    figure = Illustration(learning_curves(curves, loss_label="Training loss per response"), caption, "Learning curves of all models")
+    return Section(
+        "Models",
+        "Models trained on the same data, the best on validation first. Correlations are those of single trials, all "
+        "trials and times of a tier joined, averaged over units. Settings in brackets differ from the defaults.",
+        (figure,),
+        shown.rename(columns=lambda name: name.replace("_", " ")),
+        "from schemas import model\nmodel.Model.leaderboard()",
+    )
+
+
+def _scan_sections(scan: ScanResults, shown: Any) -> list[Section]:
+    correlation = scan.scores["single_trial_correlation"].to_numpy(float)
+    average = scan.scores["correlation_to_average"].to_numpy(float)
+    traces = predicted_and_recorded(
+        shown.time_s,
+        shown.recorded,
+        shown.predicted,
+        scan.unit_names,
+        correlation,
+        rate_unit="spikes/s",
+        recorded_label=f"recorded, mean of {shown.repeats} trials" if shown.repeats > 1 else "recorded",
+    )
+    scores = [
+        Illustration(
+            score_histogram({"single trial": correlation, "mean of repeats": average}, f"Correlation on {scan.score_tier}"),
+            "Correlation of the prediction with single trials and with the mean over repeats.",
+            "Histogram of correlations over units",
+        )
+    ]
+    if np.isfinite(scan.oracle).any():
+        scores.append(
+            Illustration(
+                scores_against_oracle(scan.oracle, correlation, scan.unit_names, score_label="Single-trial correlation"),
+                "Each unit's correlation against its leave-one-out oracle, which predicts a trial by the mean of the "
+                "other repeats. The slope through the origin is the fraction oracle.",
+                "Model correlation against oracle correlation",
+            )
+        )
+    return [
+        Section(
+            "Predictions",
+            "Responses to the movie that was repeated most, recorded and predicted. The prediction knows the running "
+            "speed, the pupil and the light of each trial; both are averaged over the repeats.",
+            (Illustration(traces, "Units from the best to the worst predicted.", "Recorded and predicted responses"),),
+        ),
+        Section("Scores", "", tuple(scores), code=_score_query(scan)),
+        _readout_section(scan, correlation),
+    ]
+
+
+def _score_query(scan: ScanResults) -> str:
+    return (
+        "from schemas import model\n"
+        f"model.Model.UnitScore & {{'score_tier': {scan.score_tier!r}}} & 'single_trial_correlation > 0.5'"
+    )
+
+
+def _readout_section(scan: ScanResults, correlation: np.ndarray) -> Section:
+    figures = []
+    if scan.screen_deg is not None:
+        x, y = (scan.readout[f"position_{axis}_deg"].to_numpy(float) for axis in "xy")
+        figures.append(
+            Illustration(
+                readout_positions(x, y, correlation, f"Correlation on {scan.score_tier}", screen_deg=scan.screen_deg),
+                "Where each unit's readout looks on the screen.",
+                "Readout positions over the screen",
+            )
+        )
+    figures.append(
+        Illustration(
+            feature_weights(scan.feature_weights, scan.unit_names),
+            "Weight of each channel of the core for each unit, similar ones side by side.",
+            "Feature weights of all readouts",
+        )
+    )
+    return Section("Readouts", "", tuple(figures), code="from schemas import analysis\nanalysis.ReadoutAnalysis.Unit()")
+
+
+def _mei_sections(scan: ScanResults, truth: GroundTruth | None) -> list[Section]:
+    sections = []
+    for target in (mei.MEI & scan.key).keys():
+        found = mei_results(scan, target, truth)
+        if found is not None:
+            settings = config.MEIConfig.load(target)
+            sections.append(_mei_section(scan, target["target_name"], settings.kind(), found))
+    return sections
+
+
+def _mei_section(scan: ScanResults, name: str, kind: str, found: MEIResults) -> Section:
+    lags = found.movies.shape[1] if found.fields is None else min(found.movies.shape[1], found.fields.shape[1])
+    frame_ms = 1000 / (scan.info.frame_rate or 1)
+    # Strong and weak matches alike, in the order of the units.
+    rows = np.linspace(0, len(found.unit_ids) - 1, min(MEI_ROWS, len(found.unit_ids))).round().astype(int)
+    figure = meis_beside_receptive_fields(
+        found.movies[rows, -lags:],
+        None if found.fields is None else found.fields[rows, -lags:],
+        [found.unit_names[i] for i in rows],
+        None if found.correlations is None else found.correlations[rows],
+        lag_ms=np.arange(1 - lags, 1) * frame_ms,
+        degrees_per_pixel=scan.screen_deg[0] / scan.info.input_shape[2] if scan.screen_deg else 1.0,
+        grey=scan.info.input_mean,
+    )
+    text = f"The movie of fixed contrast that each unit of {name!r} is predicted to respond to most, by the method {kind}."
+    if found.correlations is not None:
+        good = int((found.correlations > 0.7).sum())
+        text += (
+            f" At the true receptive field's best lag, {good} of {len(found.unit_ids)} MEIs correlate with it above 0.7; "
+            f"the median is {np.median(found.correlations):.2f}."
+        )
+    caption = "The strongest frame of the MEI, and of the true receptive field where it is known, and both over time."
+    return Section(
+        "Most exciting inputs",
+        text,
+        (Illustration(figure, caption, "MEIs beside receptive fields"),),
+        code="from schemas import mei\n(mei.MEI.Unit & {'unit_id': 1}).to_arrays('mei_movie')",
+    )
+
+
+def _schema_section(queries: str | None) -> Section:
+    nodes, edges = schema_graph()
+    caption = "All tables by schema. Lines are foreign keys: solid where they are part of the primary key."
+    return Section(
+        "Tables",
+        "Everything above is in these tables, keyed by the data, configuration and seed that it came from.",
+        (Illustration(schema_diagram(nodes, edges), caption, "Diagram of all schemas"),),
+        code=queries,
+    )

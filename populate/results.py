@@ -1,0 +1,177 @@
+"""What a report needs of one model, read from the tables and predicted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.datasets.clips import MovieLoaders
+from pipeline.datasets.info import ScanInfo
+from pipeline.datasets.statistics import Statistics
+from pipeline.errors import GeniculateError
+from pipeline.mei.comparison import match_receptive_field
+from pipeline.models import Encoder
+from pipeline.simulation import GroundTruth
+from pipeline.training.prediction import predict
+from schemas import analysis, config, dataset, mei, model, recording
+
+Key = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScanResults:
+    """One model's results on one scan; units are in the order of the readout.
+
+    Attributes
+    ----------
+    key : dict
+        Of the model.
+    member : dict
+        Key of the scan's dataset in its group, with ``data_key``.
+    info : ScanInfo
+    unit_names : list of str
+    scores : DataFrame
+        `Model.UnitScore` on test (validation where nothing was tested), one row a unit.
+    score_tier : str
+    oracle : ndarray
+        (unit,) oracle correlation, NaN where undefined.
+    readout : DataFrame
+        `ReadoutAnalysis.Unit`, one row a unit.
+    feature_weights : ndarray
+        (unit, channel).
+    screen_deg : tuple of float or None
+        Width and height of the stimulus (deg).
+    """
+
+    key: Key
+    member: Key
+    info: ScanInfo
+    unit_names: list[str]
+    scores: pd.DataFrame
+    score_tier: str
+    oracle: np.ndarray
+    readout: pd.DataFrame
+    feature_weights: np.ndarray
+    screen_deg: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Recorded and predicted responses to one movie.
+
+    Attributes
+    ----------
+    time_s : ndarray
+        (time,) since the movie's start.
+    recorded, predicted : ndarray
+        (unit, time), means over the movie's repeats (spikes/s).
+    repeats : int
+    """
+
+    time_s: np.ndarray
+    recorded: np.ndarray
+    predicted: np.ndarray
+    repeats: int
+
+
+@dataclass(frozen=True)
+class MEIResults:
+    """Most exciting movies beside true receptive fields.
+
+    Attributes
+    ----------
+    unit_ids : list of int
+    unit_names : list of str
+    movies : ndarray
+        (unit, time, height, width) grey values.
+    fields : ndarray or None
+        (unit, lag, height, width), where the truth is known.
+    correlations : ndarray or None
+        (unit,) of the MEI with the true receptive field at its best lag.
+    """
+
+    unit_ids: list[int]
+    unit_names: list[str]
+    movies: np.ndarray
+    fields: np.ndarray | None
+    correlations: np.ndarray | None
+
+
+def best_model(*restrictions: Any) -> Key:
+    """Return the key of the model with the highest validation correlation among those that the restrictions select."""
+    table = model.Model()
+    for restriction in restrictions:
+        table = table & restriction
+    rows = (table & "validation_correlation IS NOT NULL").to_dicts(order_by="validation_correlation DESC", limit=1)
+    if not rows:
+        raise GeniculateError("no trained model matches: run 'geniculate work', or change the restriction")
+    return {name: rows[0][name] for name in model.Model().primary_key}
+
+
+def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key: str) -> ScanResults:
+    """Collect what the tables hold on one model and scan."""
+    key = dict(key)
+    member = (dataset.MultiDataset.Member & {"group_id": key["group_id"], "data_key": data_key}).fetch1()
+    scan_key = {name: member[name] for name in recording.Scan().primary_key}
+    units = list(info[data_key].unit_ids)
+    scores = pd.DataFrame((model.Model.UnitScore & key & scan_key).to_dicts())
+    tier = "test" if (scores["score_tier"] == "test").any() else "validation"
+    scores = scores[scores["score_tier"] == tier].set_index("unit_id").loc[units]
+    oracle = {r["unit_id"]: r["oracle_correlation"] for r in (dataset.Oracle.Unit & key & scan_key).to_dicts()}
+    names = {r["unit_id"]: r["unit_name"] for r in (recording.Scan.Unit & scan_key).to_dicts()}
+    readout = pd.DataFrame((analysis.ReadoutAnalysis.Unit & key & scan_key).to_dicts()).set_index("unit_id").loc[units]
+    weights = np.asarray((analysis.ReadoutAnalysis.ScanReadout & key & scan_key).fetch1("feature_weights"))
+    scan = (recording.Scan & scan_key).fetch1()
+    screen = (scan["screen_width_deg"], scan["screen_height_deg"])
+    return ScanResults(
+        key=key,
+        member=member,
+        info=info[data_key],
+        unit_names=[names[unit] for unit in units],
+        scores=scores,
+        score_tier=tier,
+        oracle=np.array([np.nan if oracle.get(u) is None else oracle[u] for u in units], float),
+        readout=readout,
+        feature_weights=weights[np.argsort(np.argsort(units))],
+        screen_deg=None if None in screen else (float(screen[0]), float(screen[1])),
+    )
+
+
+def responses_to_one_movie(encoder: Encoder, loaders: MovieLoaders, results: ScanResults) -> Responses:
+    """Predict the trials of the movie that was repeated most, and average its repeats."""
+    data_key = results.member["data_key"]
+    loader = loaders[results.score_tier][data_key]
+    scan = loader.dataset
+    conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == results.score_tier]
+    chosen = max(dict.fromkeys(conditions), key=conditions.count)
+    trials = [t for t, h in zip(predict(encoder, loader, data_key), conditions, strict=True) if h == chosen]
+    stored = dataset.Dataset.open(results.member)
+    statistics = Statistics(**stored.metadata["statistics"]["responses"])
+    frame_rate = results.info.frame_rate or 1.0
+    # Loaders may give responses in multiples of each unit's std; people think in spikes a second.
+    normalized = config.DataConfig.load(results.key).settings()["normalize"]
+    spikes = 1 / statistics.precision() if normalized else np.ones(len(statistics.std))
+    recorded, predicted = (np.mean([t[i] for t in trials], axis=0) * spikes[:, None] * frame_rate for i in (0, 1))
+    time_s = (np.arange(recorded.shape[1]) + encoder.lost_frames) / frame_rate
+    return Responses(time_s, recorded, predicted, len(trials))
+
+
+def mei_results(results: ScanResults, target: Mapping[str, Any], truth: GroundTruth | None) -> MEIResults | None:
+    """Fetch the MEIs of one model and choice of units, with the true receptive fields if they are known."""
+    scan_key = {name: results.member[name] for name in recording.Scan().primary_key}
+    rows = (mei.MEI.Unit & results.key & dict(target) & scan_key).to_dicts(order_by="unit_id")
+    if not rows:
+        return None
+    ids = [row["unit_id"] for row in rows]
+    names = dict(zip(results.info.unit_ids, results.unit_names, strict=True))
+    movies = np.stack([np.asarray(row["mei_movie"])[0] for row in rows])
+    fields = correlations = None
+    if truth is not None:
+        fields = np.stack([truth.strf[truth.unit_ids.index(unit)] for unit in ids])
+        pairs = zip(movies, fields, strict=True)
+        correlations = np.array([match_receptive_field(movie, field).correlation for movie, field in pairs])
+    return MEIResults(ids, [names[unit] for unit in ids], movies, fields, correlations)
