@@ -41,7 +41,8 @@ def command(group: typer.Typer, **options: Any) -> Callable[[Callable[..., None]
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def guarded(*arguments: Any, **named: Any) -> None:
-            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            logging.basicConfig(level=logging.WARNING, format="%(message)s")
+            logging.getLogger("schemas").setLevel(logging.INFO)  # such as which server is used
             try:
                 function(*arguments, **named)
             except GeniculateError as error:
@@ -104,7 +105,8 @@ def _frame(frame: Any, title: str) -> Table:
     shown = ["core", "recurrent", "seed", "validation_correlation", "test_correlation", "n_epochs"]
     table = Table(title=title, title_justify="left")
     for name in shown:
-        table.add_column(name.replace("_", " "), justify="left" if name in ("core", "recurrent") else "right")
+        is_text = name in ("core", "recurrent")
+        table.add_column(name.replace("_", " "), justify="left" if is_text else "right", no_wrap=is_text)
     for _, row in frame.iterrows():
         values = [row[name] for name in shown]
         table.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else _escaped(str(v)) for v in values))

@@ -228,11 +228,10 @@ class _Demo:
 
     def find_meis(self, results: ScanResults) -> Key:
         with self.step("Find the most exciting movie of each well-predicted unit") as say:
-            score = results.scores["single_trial_correlation"].to_numpy(float)
-            good = [int(u) for u, s, o in zip(results.info.unit_ids, score, results.oracle, strict=True) if s >= WELL_PREDICTED * o]
+            good = [{"unit_id": unit} for unit in well_predicted(results)]
             mei.TargetModel.insert1(results.key, skip_duplicates=True)
             target = mei.TargetDataset.fill(
-                results.key, f"well predicted by {results.key['network_hash'][:8]}", [{"unit_id": unit} for unit in good]
+                results.key, f"well predicted by {results.key['network_hash'][:8]}", good
             )
             target |= config.MEIConfig.add(self.plan.mei)
             made = self.populate(mei.MEI, results.key, target)
@@ -251,16 +250,24 @@ class _Demo:
         return path
 
 
+def well_predicted(results: ScanResults) -> list[int]:
+    """Return the units whose test correlation reaches `WELL_PREDICTED` of their oracle; all if none does."""
+    score = results.scores["single_trial_correlation"].to_numpy(float)
+    units = np.array(results.info.unit_ids)
+    good = units[score >= WELL_PREDICTED * results.oracle]
+    return (good if len(good) else units).tolist()
+
+
 def queries(key: Key) -> str:
     """Return Python that a user could type next; every line runs as it stands."""
-    short = {name: key[name] for name in ("group_id", "network_hash", "seed")}
+    group = {"group_id": key["group_id"]}
     return f"""\
 from schemas import analysis, config, dataset, mei, model, recording, stimulus
 
 model.Model.leaderboard()                                  # all models, the best first
 model.Model & (config.NetworkConfig.CorePlusReadout
                & (config.CoreConfig.Factorized3d & {{'linear': True}}))   # only linearised ones
-key = (model.Model & {short!r}).fetch1('KEY')
+(key,) = (model.Model & {group!r}).keys(order_by='validation_correlation DESC', limit=1)   # the best one
 model.Model.UnitScore & key & {{'score_tier': 'test'}} & 'single_trial_correlation > 0.5'
 (dataset.Oracle.Unit * model.Model.UnitScore & key & {{'score_tier': 'test'}}).to_pandas()
 analysis.ReadoutAnalysis.Unit & key & 'position_x_deg > 0'    # units on the right of the screen

@@ -19,9 +19,17 @@ from pipeline.figures.training import learning_curves
 from pipeline.provenance import provenance
 from pipeline.simulation import GroundTruth
 from populate.report_page import Illustration, Section, render_report
-from populate.results import MEIResults, ScanResults, mei_results, responses_to_one_movie, scan_results
+from populate.results import (
+    MEIResults,
+    Responses,
+    ScanResults,
+    mei_results,
+    responses_to_one_movie,
+    scan_results,
+    true_positions,
+)
 from populate.schema_map import schema_graph
-from schemas import config, dataset, mei, model, recording, stimulus
+from schemas import config, dataset, mei, model, stimulus
 from schemas.connection import server_description
 
 MEI_ROWS = 8
@@ -49,7 +57,7 @@ def write_report(
     results = [scan_results(key, info, data_key) for data_key in info]
     sections = [_models_section(key)]
     for scan in results:
-        sections += _scan_sections(scan, responses_to_one_movie(encoder, loaders, scan))
+        sections += _scan_sections(scan, responses_to_one_movie(encoder, loaders, scan), truth)
         sections += _mei_sections(scan, truth)
     sections.append(_schema_section(queries))
     page = render_report("Geniculate report", _subtitle(results), _facts(results[0]), sections)
@@ -89,26 +97,29 @@ def _three_digits(value: float | None) -> str:
 def _models_section(key: Mapping[str, Any]) -> Section:
     group = {"group_id": key["group_id"], "data_hash": key["data_hash"]}
     board = model.Model.leaderboard(group)
-    shown = board[["core", "readout", "shifter", "modulator", "seed", "validation_correlation", "test_correlation", "n_epochs"]]
+    columns = ["core", "recurrent", "shifter", "modulator", "seed", "validation_correlation", "test_correlation", "n_epochs"]
     curves = {}
     for place, row in board.iterrows():
         names = {name: row[name] for name in model.Model().primary_key}
         epochs = pd.DataFrame((model.Model.Epoch & names).to_dicts(order_by="epoch"))
-        label = f"{int(str(place)) + 1}: {row['core'].split('(')[0]} seed {row['seed']}"
+        label = f"{int(str(place)) + 1}: {row['core']}, seed {row['seed']}"
         curves[label] = epochs.rename(columns=lambda c: c.removeprefix("epoch_")).rename(columns={"loss": "train_loss"})
-    caption = "Training loss and validation correlation of each model, numbered as in the table; dots mark cuts of the learning rate."
+    caption = (
+        "Training loss and validation correlation of each model, numbered as in the table. Dots mark the epoch whose "
+        "weights were kept, ticks the cuts of the learning rate."
+    )
     figure = Illustration(learning_curves(curves, loss_label="Training loss per response"), caption, "Learning curves of all models")
     return Section(
         "Models",
         "Models trained on the same data, the best on validation first. Correlations are those of single trials, all "
-        "trials and times of a tier joined, averaged over units. Settings in brackets differ from the defaults.",
+        "trials and times of a tier joined, averaged over units. Brackets hold the settings in which the models differ.",
         (figure,),
-        shown.rename(columns=lambda name: name.replace("_", " ")),
+        board[columns].rename(columns=lambda name: name.replace("_", " ")),
         "from schemas import model\nmodel.Model.leaderboard()",
     )
 
 
-def _scan_sections(scan: ScanResults, shown: Any) -> list[Section]:
+def _scan_sections(scan: ScanResults, shown: Responses, truth: GroundTruth | None) -> list[Section]:
     correlation = scan.scores["single_trial_correlation"].to_numpy(float)
     average = scan.scores["correlation_to_average"].to_numpy(float)
     traces = predicted_and_recorded(
@@ -144,7 +155,7 @@ def _scan_sections(scan: ScanResults, shown: Any) -> list[Section]:
             (Illustration(traces, "Units from the best to the worst predicted.", "Recorded and predicted responses"),),
         ),
         Section("Scores", "", tuple(scores), code=_score_query(scan)),
-        _readout_section(scan, correlation),
+        _readout_section(scan, correlation, truth),
     ]
 
 
@@ -155,14 +166,24 @@ def _score_query(scan: ScanResults) -> str:
     )
 
 
-def _readout_section(scan: ScanResults, correlation: np.ndarray) -> Section:
+def _readout_section(scan: ScanResults, correlation: np.ndarray, truth: GroundTruth | None) -> Section:
     figures = []
     if scan.screen_deg is not None:
         x, y = (scan.readout[f"position_{axis}_deg"].to_numpy(float) for axis in "xy")
+        true = None if truth is None else true_positions(scan, truth)
         figures.append(
             Illustration(
-                readout_positions(x, y, correlation, f"Correlation on {scan.score_tier}", screen_deg=scan.screen_deg),
-                "Where each unit's readout looks on the screen.",
+                readout_positions(
+                    x,
+                    y,
+                    correlation,
+                    f"Correlation on {scan.score_tier}",
+                    screen_deg=scan.screen_deg,
+                    true_x_deg=None if true is None else true[:, 0],
+                    true_y_deg=None if true is None else true[:, 1],
+                ),
+                "Where each unit's readout looks on the screen"
+                + ("." if true is None else ", and the true centres of the receptive fields."),
                 "Readout positions over the screen",
             )
         )
@@ -200,14 +221,16 @@ def _mei_section(scan: ScanResults, name: str, kind: str, found: MEIResults) -> 
         degrees_per_pixel=scan.screen_deg[0] / scan.info.input_shape[2] if scan.screen_deg else 1.0,
         grey=scan.info.input_mean,
     )
-    text = f"The movie of fixed contrast that each unit of {name!r} is predicted to respond to most, by the method {kind}."
+    text = f"The movie of fixed contrast that each unit of {name!r} is predicted to respond to most; method {kind!r}."
     if found.correlations is not None:
         good = int((found.correlations > 0.7).sum())
         text += (
             f" At the true receptive field's best lag, {good} of {len(found.unit_ids)} MEIs correlate with it above 0.7; "
             f"the median is {np.median(found.correlations):.2f}."
         )
-    caption = "The strongest frame of the MEI, and of the true receptive field where it is known, and both over time."
+    caption = "The strongest frame of each MEI, and the time course of its strongest pixel."
+    if found.fields is not None:
+        caption = "Each MEI and the true receptive field at the field's best lag, and their strongest pixels over time."
     return Section(
         "Most exciting inputs",
         text,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.readouts import pixels_to_degrees
 from pipeline.datasets.clips import MovieLoaders
 from pipeline.datasets.info import ScanInfo
 from pipeline.datasets.statistics import Statistics
 from pipeline.errors import GeniculateError
-from pipeline.mei.comparison import match_receptive_field
+from pipeline.mei.comparison import best_lag, match_receptive_field
 from pipeline.models import Encoder
 from pipeline.simulation import GroundTruth
 from pipeline.training.prediction import predict
@@ -158,6 +159,16 @@ def responses_to_one_movie(encoder: Encoder, loaders: MovieLoaders, results: Sca
     recorded, predicted = (np.mean([t[i] for t in trials], axis=0) * spikes[:, None] * frame_rate for i in (0, 1))
     time_s = (np.arange(recorded.shape[1]) + encoder.lost_frames) / frame_rate
     return Responses(time_s, recorded, predicted, len(trials))
+
+
+def true_positions(results: ScanResults, truth: GroundTruth) -> np.ndarray | None:
+    """Return the true centre of each unit's receptive field, (unit, 2) in degrees; None if the screen is unknown."""
+    if results.screen_deg is None:
+        return None
+    fields = truth.strf[[truth.unit_ids.index(unit) for unit in results.info.unit_ids]]
+    peaks = [np.unravel_index(np.abs(field[best_lag(field)]).argmax(), field.shape[1:]) for field in fields]
+    places = np.array([(column, row) for row, column in peaks], float)
+    return pixels_to_degrees(places, results.info.input_shape[1:], results.screen_deg)
 
 
 def mei_results(results: ScanResults, target: Mapping[str, Any], truth: GroundTruth | None) -> MEIResults | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.scores import UnitScores, score
+from pipeline.configuration import Configuration
+from pipeline.datasets.clips import ScanMovies
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
 from pipeline.metrics import mean_of_defined
@@ -26,11 +28,15 @@ from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
+from schemas.restrictions import by_key
 from schemas.rows import null
 
 schema = open_schema("model")
 
 Key = dict[str, Any]
+
+LEAST_URGENT = 127
+"""Largest priority that the queue of DataJoint holds."""
 
 
 @schema
@@ -65,36 +71,51 @@ class ModelSelection(dj.Manual):
             ``TrainConfig.Default & {'batch_size': 8}``, a list of keys, ``{'seed': 1009}``. What is not restricted is
             taken whole.
         priority : int
-            Lower is more urgent.
+            0 to 127; lower is more urgent. Combinations that were selected before keep theirs.
 
         Returns
         -------
         int
             Number of combinations that were not selected before.
+
+        Raises
+        ------
+        ConfigurationError
+            If a restriction names nothing that could be selected, or the priority is out of range.
         """
+        if not 0 <= priority <= LEAST_URGENT:
+            raise ConfigurationError(f"priority {priority} is out of range: 0 (most urgent) to {LEAST_URGENT}")
         wanted = (
-            dataset.MultiDataset.proj()
-            * config.DataConfig.proj()
-            * config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
-            * config.TrainConfig.proj()
-            * config.Seed.proj()
-        )
+            dataset.MultiDataset.proj() * config.DataConfig.proj() * _networks() * config.TrainConfig.proj()
+        ) * config.Seed.proj()
         for restriction in restrictions:
-            wanted = wanted & _primary_only(restriction)
+            wanted = wanted & _effective(restriction, wanted.heading.names)
         new = (wanted.proj() - cls.proj()).keys()
         cls.insert(({**key, "selection_priority": priority} for key in new), skip_duplicates=True)
         return len(new)
 
 
-def _primary_only(restriction: Any) -> Any:
-    # Queries restrict by what names their rows: settings of two kinds may share a name.
-    if isinstance(restriction, list | tuple):
-        return [_primary_only(item) for item in restriction]
-    if isinstance(restriction, type) and issubclass(restriction, dj.Table):
-        restriction = restriction()
-    is_network = isinstance(restriction, dj.expression.QueryExpression) and "core_hash" in restriction.heading.names
-    if isinstance(restriction, dj.expression.QueryExpression):
-        return restriction.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS)) if is_network else restriction.proj()
+def _networks() -> dj.expression.QueryExpression:
+    """Networks and the hashes of their parts, so that queries on the parts restrict them."""
+    return config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
+
+
+def _effective(restriction: Any, names: list[str]) -> Any:
+    """Return a restriction that restricts for certain: DataJoint ignores names that a query does not have."""
+    restriction = by_key(restriction)
+    for item in restriction if isinstance(restriction, list) else [restriction]:
+        unknown: set[str] = set()
+        if isinstance(item, list):
+            _effective(item, names)
+        elif isinstance(item, dj.expression.QueryExpression) and not set(item.heading.names) & set(names):
+            unknown = set(item.heading.names)
+        elif isinstance(item, Mapping):
+            unknown = set(item) - set(names)
+        if unknown:
+            raise ConfigurationError(
+                f"{', '.join(sorted(unknown))} cannot choose models: restrict by {', '.join(names)}, or by a query "
+                "that has one of them"
+            )
     return restriction
 
 
@@ -164,6 +185,25 @@ class Model(dj.Computed):
         scan_poisson_loss=null : float64  # mean over units
         scan_undefined : int32  # units without a single-trial correlation
         """
+
+    @property
+    def key_source(self) -> dj.expression.QueryExpression:
+        """What is selected, with the parts of each network: queries on cores and other parts restrict it."""
+        return ModelSelection.proj() * _networks()
+
+    def populate(
+        self, *restrictions: Any, reserve_jobs: bool = False, refresh: bool | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Train what is selected; with ``reserve_jobs`` the most urgent first. See `datajoint.Table.populate`."""
+        if refresh is None:
+            refresh = dj.config.jobs.auto_refresh
+        if reserve_jobs and refresh:
+            waiting = ModelSelection & (self.key_source & dj.AndList(restrictions)).proj() - self.proj()
+            # One priority a call is all that the queue can be told.
+            for level in (dj.U("selection_priority") & waiting).to_arrays("selection_priority"):
+                urgent = (ModelSelection & {"selection_priority": int(level)}).proj()
+                self.jobs.refresh(*restrictions, urgent, priority=int(level), delay=-1)
+        return super().populate(*restrictions, reserve_jobs=reserve_jobs, refresh=refresh, **options)
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch the folders of the data and the configurations."""
@@ -253,22 +293,30 @@ class Model(dj.Computed):
 
     @classmethod
     def leaderboard(cls, *restrictions: Any) -> pd.DataFrame:
-        """Return models with their scores and the kinds of their parts, the best on validation first."""
-        models = cls & dj.AndList(restrictions)
+        """Return models with their scores and parts, the best on validation first.
+
+        Parts are named by their kind and the settings in which the listed models differ.
+        """
+        models = cls * _networks()
+        models = models & dj.AndList(_effective(restriction, models.heading.names) for restriction in restrictions)
         rows = models.proj("validation_correlation", "test_correlation", "n_epochs", "n_parameters").to_dicts()
-        for row in rows:
-            network = config.NetworkConfig.load_network(row)
-            row.update({name: _short(getattr(network, name)) for name in config.NETWORK_PARTS})
-        shown = ["core", "recurrent", "shifter", "modulator", "seed", "validation_correlation", "test_correlation"]
+        networks = [config.NetworkConfig.load_network(row) for row in rows]
+        for name in config.NETWORK_PARTS:
+            for row, label in zip(rows, _labels([getattr(network, name) for network in networks]), strict=True):
+                row[name] = label
+        shown = ["core", "recurrent", "readout", "shifter", "modulator", "seed", "validation_correlation", "test_correlation"]
         frame = pd.DataFrame(rows, columns=[*shown, "n_epochs", "n_parameters", *cls().primary_key[:-1]])
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
 
 
-def _short(part: Any) -> str:
-    """Name a part by its kind and the settings that are not default."""
-    default = type(part)()
-    changed = [f"{n}={v}" for n, v in part.settings().items() if v != getattr(default, n)]
-    return f"{part.kind()}({', '.join(changed)})"
+def _labels(parts: list[Configuration]) -> list[str]:
+    """Name parts by their kind and the settings in which parts of that kind differ."""
+    labels = []
+    for part in parts:
+        same_kind = [other.settings() for other in parts if type(other) is type(part)]
+        differing = [f"{n}={v}" for n, v in part.settings().items() if any(other[n] != v for other in same_kind)]
+        labels.append(part.kind() + (f"({', '.join(differing)})" if differing else ""))
+    return labels
 
 
 def score_encoder(encoder: Encoder, loaders: dataset.MovieLoaders) -> dict[tuple[str, str], UnitScores]:
@@ -278,7 +326,7 @@ def score_encoder(encoder: Encoder, loaders: dataset.MovieLoaders) -> dict[tuple
         for data_key, loader in loaders[tier].items():
             trials = predict(encoder, loader, data_key)
             if trials:
-                scan = loader.dataset
+                scan = cast(ScanMovies, loader.dataset)
                 conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == tier]
                 scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], conditions)
     return scores

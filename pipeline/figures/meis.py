@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 
 from pipeline.figures.checks import FigureError, as_array, same_length
 from pipeline.figures.style import PREDICTED, QUIET, RECORDED, styled
+from pipeline.mei.comparison import best_lag
 
 _DIVERGING = "RdBu_r"
 
@@ -27,10 +28,12 @@ def meis_beside_receptive_fields(
     rf_title: str = "True receptive field",
     grey: float = 0.0,
 ) -> Figure:
-    """Draw for each unit the strongest frame of its MEI and of its receptive field, and both over time.
+    """Draw for each unit a frame of its MEI and of its receptive field, and both over time.
 
-    Colours are symmetric about grey and scaled to each panel's own largest deviation; the time courses are those of
-    the pixel that deviates most, each divided by its largest deviation.
+    Where the receptive field is known, both frames are those at its best lag, the one of largest energy, so that they
+    can be compared; otherwise the frame of the MEI that deviates most is shown. Colours are symmetric about grey and
+    scaled to each panel's own largest deviation; the time courses are those of the pixel that deviates most, each
+    divided by its largest deviation.
 
     Parameters
     ----------
@@ -74,11 +77,12 @@ def meis_beside_receptive_fields(
     figure = Figure(figsize=(2.3 * images + 3.4, 0.75 + (panel_height + 0.28) * len(mei)), layout="constrained")
     grid = figure.subplots(len(mei), images + 1, squeeze=False, width_ratios=[2.3] * images + [2.6])
     for row, name, movie, score, unit in zip(grid, unit_names, mei, scores, range(len(mei)), strict=True):
-        _draw_frame(row[0], movie, lag_ms)
+        lag = None if rf is None else best_lag(rf[unit])
+        _draw_frame(row[0], movie, lag_ms, lag)
         row[0].annotate(name, (0, 1), (0, 2), "axes fraction", "offset points", va="bottom", fontsize=7)
         _draw_course(row[-1], lag_ms, movie, "MEI", PREDICTED, "-")
         if rf is not None:
-            _draw_frame(row[1], rf[unit], lag_ms)
+            _draw_frame(row[1], rf[unit], lag_ms, lag)
             _draw_course(row[-1], lag_ms, rf[unit], rf_title, RECORDED, "--")
         _dress_course(row[-1], score, unit == len(mei) - 1)
     for axes, title in zip(grid[0], ["MEI", rf_title][:images], strict=False):
@@ -158,14 +162,15 @@ def _largest(movie: np.ndarray) -> float:
     return (float(deviations.max()) or 1.0) if deviations.size else 1.0
 
 
-def _draw_frame(axes: Axes, movie: np.ndarray, lag_ms: np.ndarray) -> AxesImage | None:
+def _draw_frame(axes: Axes, movie: np.ndarray, lag_ms: np.ndarray, lag: int | None = None) -> AxesImage | None:
     """Show the frame with the largest deviation and say which it is."""
     _bare(axes)
     if not np.isfinite(movie).any():
         axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", va="center", color="#666666")
         return None
-    lag, _, _ = peak(movie)
-    limit = _largest(movie)
+    if lag is None:
+        lag, _, _ = peak(movie)
+    limit = _largest(movie[lag])
     image = axes.imshow(movie[lag], cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     axes.annotate(
         _milliseconds(lag_ms[lag]), (1, 0), (-3, 3), "axes fraction", "offset points",

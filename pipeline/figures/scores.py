@@ -100,12 +100,12 @@ def scores_against_oracle(
     low = min(0.0, oracle[both].min(), score[both].min()) - 0.03
     high = max(oracle[both].max(), score[both].max()) * 1.08
 
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([low, high], [low, high], color=QUIET, linewidth=1, linestyle="--", label="identity")
     axes.plot([0, high], [0, slope * high], color=TEST, linewidth=1.8, label=f"fraction oracle {slope:.2f}")
     axes.scatter(oracle[both], score[both], s=22, color=RECORDED, alpha=0.65, linewidths=0, zorder=3)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="Oracle correlation", ylabel=score_label)
+    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1, xlabel="Oracle correlation", ylabel=score_label)
     _name_farthest(axes, oracle, score, unit_names, named_units)
     axes.legend(loc="upper left")
     left_out = np.count_nonzero(~both)

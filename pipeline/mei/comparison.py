@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class FieldMatch:
@@ -26,6 +28,11 @@ class FieldMatch:
     mei_frame: int
 
 
+def best_lag(field: np.ndarray) -> int:
+    """Return the lag at which a receptive field, (lag, height, width), has most energy."""
+    return int(np.nansum(field**2, axis=(1, 2)).argmax())
+
+
 def match_receptive_field(movie: np.ndarray, field: np.ndarray) -> FieldMatch:
     """Correlate an MEI with a true receptive field at the field's best lag.
 
@@ -37,8 +44,18 @@ def match_receptive_field(movie: np.ndarray, field: np.ndarray) -> FieldMatch:
         (time, height, width); any offset and scale.
     field : ndarray
         (lag, height, width), the last lag being the most recent.
+
+    Raises
+    ------
+    ConfigurationError
+        If the movie is too short to reach back to the best lag.
     """
-    lag = int(np.argmax((field**2).sum(axis=(1, 2))))
+    lag = best_lag(field)
     frame = len(movie) - len(field) + lag
+    if frame < 0:
+        raise ConfigurationError(
+            f"the receptive field's best lag is {len(field) - lag} frames from the end, but the MEI has only "
+            f"{len(movie)}: use a larger Movie.frames"
+        )
     correlation = np.corrcoef(movie[frame].ravel(), field[lag].ravel())[0, 1]
     return FieldMatch(float(correlation), lag, frame)

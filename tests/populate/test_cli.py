@@ -1,0 +1,88 @@
+"""The command line: help, errors in one sentence, ingest and what follows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.simulation import SimulationSettings, simulate_dlgn
+from populate.cli import app
+
+runner = CliRunner()
+COMMANDS = ["demo", "work", "status", "retry", "report", "server start", "server stop", "server status", "ingest thesis"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = runner.invoke(app, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert len(done.output.splitlines()) > 5
+
+
+def test_version_names_the_package() -> None:
+    done = runner.invoke(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.output.startswith("geniculate ")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "recording"
+    simulate_dlgn(folder, SimulationSettings(n_units=3, n_train=3, n_validation=1, n_test=1, test_repeats=2, scene_seconds=1))
+    return folder
+
+
+def arguments(source: Path, subject: str = "cli") -> list[str]:
+    return [
+        "ingest", "thesis", "--responses", str(source / "responses.pkl"), "--videos", str(source / "videos"),
+        "--behavior", str(source / "resp_behav_df.pkl"), "--subject", subject, "--session", "1", "--scan", "1",
+        "--screen", "108x67",
+    ]  # fmt: skip
+
+
+@pytest.mark.database
+def test_ingest_then_again_then_damaged(source: Path, tmp_path: Path) -> None:
+    from schemas import recording
+
+    first = runner.invoke(app, arguments(source))
+    assert first.exit_code == 0, first.output
+    assert "Ingested cli-1-1: 3 units, 6 trials, 5 stimuli" in first.output
+    scan = (recording.Scan & {"subject": "cli"}).fetch1()
+    assert (scan["screen_width_deg"], scan["screen_height_deg"]) == (108.0, 67.0)
+
+    second = runner.invoke(app, arguments(source))
+    assert second.exit_code == 0
+    assert "nothing was written" in second.output
+
+    missing = runner.invoke(app, [a if a != str(source / "videos") else str(tmp_path) for a in arguments(source, "cli2")])
+    assert missing.exit_code == 1
+    assert "Error:" in missing.stderr
+    assert "scene-" in missing.stderr
+    assert "Traceback" not in missing.output
+    assert not len(recording.Scan & {"subject": "cli2"})
+
+
+@pytest.mark.database
+def test_bad_screen_is_refused_with_an_example(source: Path) -> None:
+    done = runner.invoke(app, [*arguments(source, "cli3")[:-1], "wide"])
+    assert done.exit_code == 1
+    assert "108x67" in done.stderr
+
+
+@pytest.mark.database
+def test_status_and_retry_speak_of_every_table() -> None:
+    from populate.work import COMPUTED
+
+    done = runner.invoke(app, ["status"])
+    assert done.exit_code == 0, done.output
+    assert all(table.__name__ in done.output for table in COMPUTED)
+    assert runner.invoke(app, ["retry"]).exit_code == 0
+
+
+@pytest.mark.database
+def test_report_without_a_model_says_what_to_do() -> None:
+    done = runner.invoke(app, ["report", "--group", "987654"])
+    assert done.exit_code == 1
+    assert "geniculate work" in done.stderr
