@@ -169,18 +169,41 @@ def _degrees(text: str) -> tuple[float, float] | None:
     return width, height
 
 
-@command(app, epilog="Example: `geniculate work` on every machine that shares the server.")
-def work() -> None:
+@command(app, epilog="Example: `geniculate work --watch 60` on every machine that shares the server.")
+def work(
+    watch: Annotated[
+        float, typer.Option(min=0, help="Look for new keys again after so many seconds, for ever; 0: end when done.")
+    ] = 0,
+) -> None:
     """Compute everything that is waiting: convert, train, analyse, find MEIs; ends when nothing is left.
 
     Any number of workers may run side by side: no key is computed twice. What a killed worker on this machine had
-    begun is taken over.
+    begun is taken over. Keys that fail are named, and wait for `geniculate retry`.
     """
-    from populate.work import COMPUTED, populate_all
+    failed = _work_once(quiet=False)
+    while watch:
+        time.sleep(watch)
+        failed = _work_once(quiet=True)
+    if failed:
+        raise typer.Exit(1)
 
+
+def _work_once(quiet: bool) -> bool:
+    """Populate every table once and return whether keys had failed."""
+    from populate.work import COMPUTED, WorkError, populate_all
+
+    failed = False
     for table in COMPUTED:
-        made = populate_all(table, on_wait=lambda text: out.print(f"[dim]{text}[/dim]"))
-        out.print(f"{table.__name__}: {made} computed" if made else f"[dim]{table.__name__}: nothing to do[/dim]")
+        try:
+            made = populate_all(table, on_wait=lambda text: out.print(f"[dim]{text}[/dim]"))
+        except WorkError as error:
+            failed = True
+            if not quiet:
+                out.print(f"[red]{_escaped(str(error))}[/red]")
+            continue
+        if made or not quiet:
+            out.print(f"{table.__name__}: {made} computed" if made else f"[dim]{table.__name__}: nothing to do[/dim]")
+    return failed
 
 
 @command(app, epilog="Example: `geniculate status`")
