@@ -15,6 +15,7 @@ from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS
 from pipeline.models.encoder import Network
+from pipeline.models.nonlinearities import NONLINEARITIES
 from pipeline.training import TRAINERS
 from schemas.connection import schema as open_schema
 from schemas.typed import ConfigurationTable, Key, configured_by
@@ -32,7 +33,7 @@ class Seed(dj.Lookup):
     # Seeds of the random numbers in training
     seed : int32
     """
-    contents = ((1009,), (1215,), (2606,), (99999,))
+    contents = tuple({"seed": seed} for seed in (1009, 1215, 2606, 99999))
 
 
 @schema
@@ -95,7 +96,7 @@ class CorePlusReadout(Configuration):
     readout_hash: str = setting("", "the readout")
     shifter_hash: str = setting("", "the shifter")
     modulator_hash: str = setting("", "the modulator")
-    nonlinearity: str = setting("elu", "output non-linearity")
+    nonlinearity: str = setting("elu", "output non-linearity", choices=tuple(NONLINEARITIES))
 
 
 @schema

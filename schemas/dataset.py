@@ -12,6 +12,7 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 
+from pipeline.configuration import Configuration
 from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders, repeated_responses
 from pipeline.datasets.conversion import Conversion, convert_movie
 from pipeline.datasets.info import DataInfo
@@ -25,6 +26,7 @@ from schemas.connection import datasets_root
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
+from schemas.restrictions import by_key
 from schemas.rows import null
 
 schema = open_schema("dataset")
@@ -85,7 +87,7 @@ class Dataset(dj.Imported):
             scan["source_format"],
             scan["source_location"],
             scan["source_fingerprint"],
-            config.PreprocessingConfig.load(key).canonical_json(),
+            config.PreprocessingConfig.load(key),
             {row["condition_hash"]: row["tier"] for row in tiers},
             tuple(int(i) for i in excluded),
         )
@@ -96,7 +98,7 @@ class Dataset(dj.Imported):
         source_format: str,
         location: str,
         fingerprint: str,
-        preprocessing_json: str,
+        preprocessing: Configuration,
         tiers: dict[str, str],
         excluded: tuple[int, ...],
     ) -> tuple[Any, ...]:
@@ -108,7 +110,6 @@ class Dataset(dj.Imported):
                 f"{scan_name(key)}: the source at {location} has changed since it was ingested; restore it, or delete "
                 "the scan and ingest it again"
             )
-        preprocessing = config.PreprocessingConfig.load(key)
         if not isinstance(preprocessing, Movie):
             raise ConfigurationError(f"no converter for preprocessing of kind {preprocessing.kind()}")
         path = f"{scan_name(key)}_{key['preprocessing_hash'][:12]}"
@@ -183,7 +184,7 @@ class MultiDataset(dj.Manual):
         description : str
             What the group is for.
         """
-        keys = (Dataset & datasets).keys(order_by="KEY")
+        keys = (Dataset & by_key(datasets)).keys(order_by="KEY")
         if not keys:
             raise DatasetError("no dataset matches: run Dataset.populate() first, or change the restriction")
         members = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ from schemas import config, dataset, model, recording
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
+from schemas.restrictions import by_key
 from schemas.rows import null
 
 schema = open_schema("mei")
@@ -70,7 +71,7 @@ class TargetDataset(dj.Manual):
         with cls().connection.transaction:
             if not len(cls & target):
                 cls.insert1(target)
-                cls.Unit.insert({**target, **row} for row in (members & units).keys())
+                cls.Unit.insert({**target, **row} for row in (members & by_key(units)).keys())
         return target
 
 

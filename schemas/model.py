@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.scores import UnitScores, score
 from pipeline.configuration import Configuration
-from pipeline.datasets.clips import ScanMovies
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
 from pipeline.metrics import mean_of_defined
@@ -304,7 +303,7 @@ class Model(dj.Computed):
         for name in config.NETWORK_PARTS:
             for row, label in zip(rows, _labels([getattr(network, name) for network in networks]), strict=True):
                 row[name] = label
-        shown = ["core", "recurrent", "readout", "shifter", "modulator", "seed", "validation_correlation", "test_correlation"]
+        shown = [*config.NETWORK_PARTS, "seed", "validation_correlation", "test_correlation"]
         frame = pd.DataFrame(rows, columns=[*shown, "n_epochs", "n_parameters", *cls().primary_key[:-1]])
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
 
@@ -326,7 +325,7 @@ def score_encoder(encoder: Encoder, loaders: dataset.MovieLoaders) -> dict[tuple
         for data_key, loader in loaders[tier].items():
             trials = predict(encoder, loader, data_key)
             if trials:
-                scan = cast(ScanMovies, loader.dataset)
+                scan = loader.dataset
                 conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == tier]
                 scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], conditions)
     return scores

@@ -21,6 +21,8 @@ Key = dict[str, Any]
 Master = TypeVar("Master", bound=type)
 
 _COLUMN_TYPES = {bool: "bool", int: "int32", float: "float64", str: "varchar(255)"}
+_LARGEST_INTEGER = 2**31 - 1
+_LONGEST_TEXT = 255
 
 
 def column(kind: type[Configuration], name: str) -> str:
@@ -33,8 +35,22 @@ def column(kind: type[Configuration], name: str) -> str:
 
 
 def to_row(config: Configuration) -> Key:
-    """Return the settings as a row: sequences as JSON text, everything else as it is."""
-    return {n: json.dumps(v) if isinstance(v, tuple) else v for n, v in config.settings().items()}
+    """Return the settings as a row: sequences as JSON text, everything else as it is.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value does not fit its column, naming the field.
+    """
+    row = {n: json.dumps(v) if isinstance(v, tuple) else v for n, v in config.settings().items()}
+    for name, value in row.items():
+        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+            raise ConfigurationError(f"{config.kind()}.{name}: {value} is beyond what a table holds (int32)")
+        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+            raise ConfigurationError(
+                f"{config.kind()}.{name}: its text has {len(value)} characters, a table holds {_LONGEST_TEXT}"
+            )
+    return row
 
 
 class ConfigurationPart(dj.Part):
@@ -53,21 +69,31 @@ class ConfigurationPart(dj.Part):
         return [cls.master.add(config) for config in cls.kind.product(**values)]  # type: ignore[attr-defined]
 
     def insert(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> None:
-        """Validate rows of settings and add them; the hash follows from the settings and need not be given.
+        """Validate rows of settings and add them all, or none; the hash follows from the settings and may be left out.
 
         Raises
         ------
         ConfigurationError
             If a setting is unknown or out of range, or a given hash is not that of the settings.
         """
-        hash_name = self.master.hash_name  # type: ignore[attr-defined]
-        for row in rows:
-            settings = dict(row)
-            given = settings.pop(hash_name, None)
-            config = self.kind.from_dict(settings)
-            if given is not None and given != config.hash():
-                raise ConfigurationError(f"{self.kind.kind()}: {hash_name} {given!r} is not the hash of these settings")
-            self.master.add(config)  # type: ignore[attr-defined]
+        configs = [self._validated(row) for row in rows]
+        with _transaction(self.connection):
+            for config in configs:
+                type(self).master.add(config)  # type: ignore[attr-defined]
+
+    def _validated(self, row: Mapping[str, Any]) -> Configuration:
+        hash_name = type(self).master.hash_name  # type: ignore[attr-defined]
+        if not isinstance(row, Mapping):
+            raise ConfigurationError(f"{self.kind.kind()}: {row!r} is not a mapping of settings to values")
+        config = self.kind.from_dict({name: value for name, value in row.items() if name != hash_name})
+        given = row.get(hash_name, config.hash())
+        if given != config.hash():
+            raise ConfigurationError(f"{self.kind.kind()}: {hash_name} {given!r} is not the hash of these settings")
+        return config
+
+    def update1(self, row: Mapping[str, Any]) -> None:
+        """Refuse: what was computed with a configuration says so by its hash."""
+        raise ConfigurationError(f"{self.kind.kind()}: a configuration never changes; add another one with fill()")
 
     def _insert_validated(self, row: Key) -> None:
         super().insert([row], skip_duplicates=True)
@@ -94,18 +120,35 @@ class ConfigurationTable(dj.Lookup):
         part = cls.part_of(type(config))
         key = {cls.hash_name: config.hash()}
         if not len(part & key):
-            table = cls()
+            row, table = to_row(config), cls()
             with _transaction(table.connection):
-                table.insert1({**key, cls.hash_name.replace("_hash", "_kind"): config.kind()}, skip_duplicates=True)
-                part()._insert_validated({**key, **to_row(config)})
+                table._insert_validated({**key, cls.hash_name.replace("_hash", "_kind"): config.kind()})
+                part()._insert_validated({**key, **row})
         return key
+
+    def insert(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> None:
+        """Refuse: a row here without its settings would be a name for nothing."""
+        raise ConfigurationError(f"{type(self).__name__}: use add(), or fill() of one of its kinds")
+
+    def _insert_validated(self, row: Key) -> None:
+        super().insert([row], skip_duplicates=True)
 
     @classmethod
     def load(cls, key: Mapping[str, Any]) -> Configuration:
-        """Return the configuration that a key names."""
+        """Return the configuration that a key names.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such configuration, or its kind is unknown to this version.
+        """
         key = {cls.hash_name: key[cls.hash_name]}
-        name = (cls & key).fetch1(cls.hash_name.replace("_hash", "_kind"))
-        part: type[ConfigurationPart] = getattr(cls, name)
+        names = (cls & key).to_arrays(cls.hash_name.replace("_hash", "_kind"))
+        if not len(names):
+            raise ConfigurationError(f"{cls.__name__} has no {cls.hash_name} {key[cls.hash_name]!r}")
+        if names[0] not in [kind.kind() for kind in cls.kinds]:
+            raise ConfigurationError(f"{cls.__name__}: this version does not know the kind {names[0]!r}")
+        part: type[ConfigurationPart] = getattr(cls, names[0])
         row = (part & key).fetch1()
         return part.kind.from_dict({n: row[n] for n in (f.name for f in dataclasses.fields(part.kind))})
 

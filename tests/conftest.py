@@ -10,13 +10,21 @@ import os
 import secrets
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.recordings import Recording
+
+ROOT = Path(__file__).resolve().parents[1]
+Key = dict[str, Any]
 
 
 def _open_temporary_folder() -> Path:
@@ -101,3 +109,131 @@ def fresh_home() -> Iterator[Path]:
     home.chmod(0o755)
     yield home
     embedded.stop(home)
+
+
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., subprocess.Popen[str]]:
+    """Start Python code in a process of its own that uses the same tables."""
+
+    def start(code: str, **extra: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[..., str]:
+    """Wait for such a process, and return its last line; its status must be the expected one."""
+
+    def wait(process: subprocess.Popen[str], status: int = 0) -> str:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == status, errors
+        return output.strip().splitlines()[-1] if output.strip() else ""
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def together(begin: Any, finish: Any) -> Callable[..., list[str]]:
+    """Run code in processes that go on side by side: each prints 'ready' and reads a line when it is prepared."""
+
+    def run(*codes: str) -> list[str]:
+        processes = [begin(code) for code in codes]
+        for process in processes:
+            line = process.stdout.readline().strip()
+            assert line == "ready", process.communicate()[1]
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [finish(process) for process in processes]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a tiny simulated recording: 6 units; 8, 2 and 2 scenes of 2 s, those of the test tier 4 times."""
+    from pipeline.simulation import SimulationSettings, simulate_dlgn
+
+    folder = tmp_path_factory.mktemp("simulated") / "recording"
+    simulate_dlgn(
+        folder,
+        SimulationSettings(
+            n_units=6,
+            n_train=8,
+            n_validation=2,
+            n_test=2,
+            test_repeats=4,
+            scene_seconds=2,
+            width=106,
+            height=66,
+            seed=3,
+        ),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_simulated() -> Callable[[Path], Recording]:
+    """Open the files of a simulated recording."""
+    from pipeline.recordings import open_recording
+
+    def opened(folder: Path) -> Recording:
+        files = {"responses": "responses.pkl", "videos": "videos", "behavior": "resp_behav_df.pkl"}
+        return open_recording("thesis", **{name: str(folder / file) for name, file in files.items()})
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def scan(simulated: Path, open_simulated: Any) -> Key:
+    """The tiny recording, ingested."""
+    from populate.ingest import ingest
+
+    return ingest(open_simulated(simulated), "tiny", 1, 1, screen_deg=(90.0, 60.0)).key
+
+
+@pytest.fixture(scope="session")
+def stored(scan: Key) -> Key:
+    """Its Dataset, at 30 Hz and 17 x 27 pixels."""
+    from schemas import config, dataset
+
+    (preprocessing,) = config.PreprocessingConfig.Movie.fill(frame_rate=30.0, height=17, width=27)
+    key = {**scan, **preprocessing}
+    dataset.Dataset.populate(key)
+    return key
+
+
+@pytest.fixture(scope="session")
+def group(stored: Key) -> Key:
+    """A MultiDataset of it alone, with a DataConfig."""
+    from schemas import config, dataset
+
+    (data,) = config.DataConfig.MovieClips.fill(clip_frames=40)
+    return {**dataset.MultiDataset.fill(stored, "one tiny scan"), **data}
+
+
+@pytest.fixture(scope="session")
+def network() -> Key:
+    """A network of one layer with 4 channels."""
+    from pipeline.models import Factorized3d, FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter
+    from schemas import config
+
+    core = Factorized3d(hidden_channels=(4,), spatial_kernels=(5,), temporal_kernels=(5,))
+    return config.NetworkConfig.add(Network(core, NoRecurrence(), FullGaussian2d(), NoShifter(), NoModulator()))
+
+
+@pytest.fixture(scope="session")
+def trained(group: Key, network: Key) -> Key:
+    """A model of it, trained for five epochs, of which the third or so is the best."""
+    from schemas import config, model
+
+    (trainer,) = config.TrainConfig.Default.fill(max_epochs=5, batch_size=4, lr_init=0.05)
+    key = {**group, **network, **trainer, "seed": 1009}
+    model.ModelSelection.fill(key)
+    model.Model.populate(key)
+    return key

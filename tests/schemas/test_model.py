@@ -1,0 +1,181 @@
+"""Trained models: what the tables say is what the weights do, and the same key gives the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+Key = dict[str, Any]
+
+
+def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
+    from pipeline.metrics import poisson_loss, single_trial_correlation
+    from schemas.dataset import get_dataloaders
+    from schemas.model import Model
+
+    encoder, info = Model.load_encoder(trained)
+    loaders, _ = get_dataloaders(trained)
+    (data_key,) = info
+    row = (Model & trained).fetch1()
+    for tier in ("validation", "test"):
+        responses, predictions = [], []
+        for batch in loaders[tier][data_key]:
+            with torch.no_grad():
+                predicted = encoder(batch.videos, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
+            responses += [r.numpy() for r in batch.responses[..., -predicted.shape[-1] :]]
+            predictions += [p.numpy() for p in predicted]
+        expected = single_trial_correlation(responses, predictions)
+        units = (Model.UnitScore & trained & {"score_tier": tier}).to_dicts(order_by="unit_id")
+        assert [unit["unit_id"] for unit in units] == [1, 2, 3, 4, 5, 6]
+        assert [unit["single_trial_correlation"] for unit in units] == pytest.approx(expected, abs=1e-6)
+        assert [unit["poisson_loss"] for unit in units] == pytest.approx(poisson_loss(responses, predictions), abs=1e-5)
+        assert row[f"{tier}_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
+        scan = (Model.ScanScore & trained & {"score_tier": tier}).fetch1()
+        assert scan["scan_single_trial_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
+        assert scan["scan_undefined"] == np.isnan(expected).sum()
+
+
+def test_undefined_scores_are_null(trained: Key) -> None:
+    from schemas.model import Model
+
+    validation = Model.UnitScore & trained & {"score_tier": "validation"}
+    assert len(validation & "feve IS NULL") == 6  # no validation scene is shown twice
+    assert len(validation & "single_trial_correlation IS NULL") == 0
+    assert len(Model.UnitScore & trained & {"score_tier": "test"} & "correlation_to_average IS NOT NULL") == 6
+    assert (Model.ScanScore & trained & {"score_tier": "validation"}).fetch1("scan_feve") is None
+
+
+def test_rows_tell_the_training_and_where_it_happened(trained: Key) -> None:
+    import datajoint as dj
+
+    from pipeline.provenance import provenance
+    from schemas.model import Model
+
+    row = (Model & trained).fetch1()
+    here = provenance("cpu")
+    for name in ("version", "commit", "dirty", "torch", "datajoint", "host", "device"):
+        assert row[f"model_{name}"] == getattr(here, name)
+    assert row["model_datajoint"] == dj.__version__
+    epochs = (Model.Epoch & trained).to_dicts(order_by="epoch")
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4, 5]
+    assert row["n_epochs"] == 5
+    assert 0 < sum(epoch["epoch_seconds"] for epoch in epochs) < row["model_seconds"]
+    best = max(epochs, key=lambda epoch: epoch["epoch_validation_correlation"])
+    assert row["best_epoch"] == best["epoch"] > 0
+    assert row["validation_correlation"] == pytest.approx(best["epoch_validation_correlation"], abs=1e-6)
+    encoder, _ = Model.load_encoder(trained)
+    assert row["n_parameters"] == sum(p.numel() for p in encoder.parameters())
+
+
+def test_same_key_gives_the_same_weights(trained: Key) -> None:
+    from schemas.model import Model
+
+    before = (Model & trained).fetch1("weights").read()
+    torch.manual_seed(7)  # whatever else drew random numbers in between
+    (Model & trained).delete(prompt=False)
+    assert not len(Model.Epoch & trained)
+    Model.populate(trained, reserve_jobs=True)
+    assert (Model & trained).fetch1("weights").read() == before
+
+
+ELSEWHERE = """
+import hashlib, sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from pipeline.models import Factorized3d, FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter
+from pipeline.recordings import open_recording
+from populate.ingest import ingest
+from schemas import config, dataset, model
+folder = Path({folder!r})
+source = open_recording("thesis", responses=str(folder / "responses.pkl"), videos=str(folder / "videos"),
+                        behavior=str(folder / "resp_behav_df.pkl"))
+key = {**ingest(source, "tiny", 1, 1, screen_deg=(90.0, 60.0)).key,
+       **config.PreprocessingConfig.Movie.fill(frame_rate=30.0, height=17, width=27)[0]}
+dataset.Dataset.populate(key)
+core = Factorized3d(hidden_channels=(4,), spatial_kernels=(5,), temporal_kernels=(5,))
+key = {**dataset.MultiDataset.fill(key), **config.DataConfig.MovieClips.fill(clip_frames=40)[0],
+       **config.NetworkConfig.add(Network(core, NoRecurrence(), FullGaussian2d(), NoShifter(), NoModulator())),
+       **config.TrainConfig.Default.fill(max_epochs=5, batch_size=4, lr_init=0.05)[0], "seed": 1009}
+model.ModelSelection.fill(key)
+model.Model.populate(key)
+print(hashlib.sha256((model.Model & key).fetch1("weights").read()).hexdigest(), torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+def test_same_key_on_other_tables_gives_the_same_weights(trained: Key, simulated: Any, begin: Any, finish: Any) -> None:
+    import hashlib
+    import os
+
+    from schemas.model import Model
+
+    prefix = f"{os.environ['GENICULATE_PREFIX']}_fresh"  # dropped with the others at the end
+    code = ELSEWHERE.replace("{folder!r}", repr(str(simulated)))
+    folder = os.environ["GENICULATE_HOME"] + "/fresh"
+    digest = finish(begin(code, GENICULATE_PREFIX=prefix, GENICULATE_DATASETS=folder)).split()[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        (Model & trained).delete(prompt=False)
+        Model.populate(trained)
+    finally:
+        torch.set_num_threads(threads)
+    assert hashlib.sha256((Model & trained).fetch1("weights").read()).hexdigest() == digest
+
+
+def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each epoch asks the connection, and asks the server in another session."""
+    from pipeline.training.history import Epoch
+    from schemas import config, model
+    from schemas.connection import connect, new_connection
+
+    (trainer,) = config.TrainConfig.Default.fill(max_epochs=2, batch_size=4, lr_init=0.0021)
+    key = {**trained, **trainer}
+    model.ModelSelection.fill(key)
+    seen: list[tuple[bool, int]] = []
+    other = new_connection()
+
+    def watched(encoder: Any, loaders: Any, settings: Any, seed: int, on_epoch: Any, *rest: Any) -> Any:
+        def asks(epoch: Epoch) -> None:
+            query = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = %s"
+            if connect().adapter.backend == "postgresql":
+                query = "SELECT count(xact_start) FROM pg_stat_activity WHERE pid = %s"
+            found = other.query(query, (connect().connection_id,)).fetchone()[0]
+            seen.append((connect().in_transaction, int(found)))
+            on_epoch(epoch)
+
+        return train(encoder, loaders, settings, seed, asks, *rest)
+
+    train = model.train
+    monkeypatch.setattr(model, "train", watched)
+    model.Model.populate(key, reserve_jobs=True)
+    other.close()
+    assert [in_transaction for in_transaction, _ in seen] == [False, False]
+    assert {open_on_server for _, open_on_server in seen} == {0}
+    assert len(model.Model & key) == 1
+
+
+def test_leaderboard_ranks_by_validation(trained: Key, group: Key) -> None:
+    from schemas import config, model
+
+    others = config.TrainConfig.Default.fill(max_epochs=1, batch_size=4, lr_init=[1e-5, 2e-5])
+    model.ModelSelection.fill({**trained, "seed": 2606})
+    for trainer in others:
+        model.ModelSelection.fill({**trained, **trainer})
+    wanted = [trained, {**trained, "seed": 2606}, *({**trained, **trainer} for trainer in others)]
+    model.Model.populate(wanted)
+    board = model.Model.leaderboard(group, wanted)
+    assert len(board) == 4
+    assert list(board["validation_correlation"]) == sorted(board["validation_correlation"], reverse=True)
+    assert set(board["seed"]) == {1009, 2606}
+    assert set(board["core"]) == {"Factorized3d"}  # settings are shown where models differ
+    for _, row in board.iterrows():
+        key = {name: row[name] for name in model.Model().primary_key}
+        assert row["test_correlation"] == (model.Model & key).fetch1("test_correlation")
+    linear = config.CoreConfig.Factorized3d & {"linear": True} & {"momentum": 0.777}
+    assert not len(model.Model.leaderboard(group, linear))
+    assert len(model.Model.leaderboard(group, model.Model & trained)) == 1
