@@ -1,1 +1,1 @@
-"""The science of Geniculate: recordings, datasets, models, training, analysis and MEIs. No database below this folder."""
+"""The science of Geniculate: recordings, datasets, models, training, analysis and MEIs. No database below this."""

@@ -7,13 +7,13 @@ Examples
 --------
 >>> @dataclass(frozen=True)
 ... class Blur(Configuration):
-...     sigma: float = setting(1.0, "standard deviation of the Gaussian", unit="px", gt=0)
+...     sigma: float = setting(1.0, "std of the Gaussian", unit="px", gt=0)
 >>> Blur(sigma=2)
 Blur(sigma=2.0)
 >>> Blur(sigma=-1)
 Traceback (most recent call last):
 ...
-pipeline.errors.ConfigurationError: Blur.sigma: -1.0 is not allowed, it must be > 0 (standard deviation of the Gaussian, px)
+pipeline.errors.ConfigurationError: Blur.sigma: -1.0 is not allowed, it must be > 0 (std of the Gaussian, px)
 """
 
 from __future__ import annotations
@@ -134,12 +134,21 @@ class Configuration:
         if typing.get_origin(wanted) is tuple:
             item = typing.get_args(wanted)[0]
             if isinstance(value, str):  # a column holds sequences as JSON
-                value = json.loads(value)
+                value = cls._from_json(name, value)
             if isinstance(value, list | tuple | np.ndarray):
                 return tuple(cls._scalar(name, item, v) for v in value)
         else:
             return cls._scalar(name, wanted, value)
         raise ConfigurationError(f"{cls.kind()}.{name}: {value!r} is not a sequence ({cls._meaning(name)})")
+
+    @classmethod
+    def _from_json(cls, name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{cls.kind()}.{name}: {text!r} is not a sequence in JSON ({cls._meaning(name)})"
+            ) from error
 
     @classmethod
     def _scalar(cls, name: str, wanted: type, value: Any) -> Any:
@@ -151,12 +160,10 @@ class Configuration:
         if wanted is int and integral and not isinstance(value, bool):
             return int(value)
         if wanted is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+            return float(value) + 0.0  # -0.0 equals 0.0, so it must have the same hash
         if wanted is str and isinstance(value, str):
             return value
-        raise ConfigurationError(
-            f"{cls.kind()}.{name}: {value!r} is not {wanted.__name__} ({cls._meaning(name)})"
-        )
+        raise ConfigurationError(f"{cls.kind()}.{name}: {value!r} is not {wanted.__name__} ({cls._meaning(name)})")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -179,8 +186,12 @@ class Configuration:
     def product(cls, **values: Any) -> Iterator[Self]:
         """Yield every combination of the values; a list means alternatives, anything else one value.
 
-        >>> [c.sigma for c in Blur.product(sigma=[1, 2])]  # doctest: +SKIP
-        [1.0, 2.0]
+        >>> @dataclass(frozen=True)
+        ... class Patch(Configuration):
+        ...     size: int = setting(9, "side", unit="px", ge=1)
+        ...     shape: str = setting("disc", "outline", choices=("disc", "square"))
+        >>> [(patch.size, patch.shape) for patch in Patch.product(size=[5, 7], shape="square")]
+        [(5, 'square'), (7, 'square')]
         """
         choices = [value if isinstance(value, list) else [value] for value in values.values()]
         for combination in itertools.product(*choices):

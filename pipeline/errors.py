@@ -23,5 +23,5 @@ class TrainingError(GeniculateError):
     """Training cannot go on: the message says at which batch and why."""
 
 
-class ConnectionRefusedByDesign(GeniculateError):
+class ConnectionRefusedByDesign(GeniculateError):  # noqa: N818 - the name says that it is no fault
     """The configured server is one that this pipeline cannot work with."""

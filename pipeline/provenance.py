@@ -54,13 +54,12 @@ def _git_state() -> tuple[str, bool | None]:
         return "", None
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        commit = git("rev-parse", "HEAD")
-        return commit, bool(git("status", "--porcelain", "--", "pipeline", "schemas", "populate")) if commit else None
-    except (OSError, subprocess.TimeoutExpired):
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "pipeline", "schemas", "populate"))
+    except (OSError, subprocess.SubprocessError):
         return "", None
 
 

@@ -70,16 +70,14 @@ def hoyer_sparsity(weights: np.ndarray) -> np.ndarray:
         (unit,): 0 if all entries are equal in size, 1 if one alone is not zero.
     """
     root = np.sqrt(weights.shape[1])
-    if root == 1:
-        return np.ones(len(weights))
     length = np.sqrt((weights**2).sum(axis=1, dtype=float))
+    if root == 1:
+        return np.where(length > 0, 1.0, np.nan)
     ratio = np.abs(weights).sum(axis=1, dtype=float) / np.where(length > 0, length, np.nan)
     return (root - ratio) / (root - 1)
 
 
-def pixels_to_degrees(
-    positions: np.ndarray, frame: tuple[int, int], screen: tuple[float, float]
-) -> np.ndarray:
+def pixels_to_degrees(positions: np.ndarray, frame: tuple[int, int], screen: tuple[float, float]) -> np.ndarray:
     """Return positions as visual angle from the screen's centre: x to the right, y up (deg).
 
     Parameters

@@ -36,9 +36,7 @@ class UnitScores:
         return tuple(field.name for field in fields(cls))
 
 
-def score(
-    responses: Sequence[np.ndarray], predictions: Sequence[np.ndarray], conditions: Sequence[str]
-) -> UnitScores:
+def score(responses: Sequence[np.ndarray], predictions: Sequence[np.ndarray], conditions: Sequence[str]) -> UnitScores:
     """Score the trials of one scan and tier.
 
     Parameters

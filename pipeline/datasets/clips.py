@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,6 @@ EVALUATION_BATCH = 8
 Clip = tuple[int, int, int]
 """Index of a trial, first frame, number of frames."""
 
-MovieLoaders = dict[str, dict[str, "DataLoader[MovieBatch]"]]
-
 
 @dataclass(frozen=True)
 class MovieClips(Configuration):
@@ -41,13 +40,17 @@ class MovieClips(Configuration):
 
     clip_frames: int = setting(80, "frames in a training clip", unit="frames", ge=1)
     normalize: bool = setting(True, "normalise with the statistics of the training tier")
-    behavior: str = setting("apart", "running and pupil size: left out, or apart for a modulator", choices=("none", "apart"))
+    behavior: str = setting(
+        "apart", "running and pupil size: left out, or apart for a modulator", choices=("none", "apart")
+    )
     pupil: str = setting("apart", "pupil position: left out, or apart for a shifter", choices=("none", "apart"))
     opto: str = setting(
         "behavior", "optogenetic trace: left out, or one more channel of behaviour", choices=("none", "behavior")
     )
     opto_window: str = setting(
-        "any", "training clips: any, or only with the light constant, on or off", choices=("any", "constant", "on", "off")
+        "any",
+        "training clips: any, or only with the light constant, on or off",
+        choices=("any", "constant", "on", "off"),
     )
 
 
@@ -220,8 +223,18 @@ def whole_trials(scan: ScanMovies, tier: str) -> list[list[Clip]]:
     return batches
 
 
-def _as_is(batch: MovieBatch) -> MovieBatch:
+def _as_is(batch: Any) -> MovieBatch:
     return batch
+
+
+class MovieLoader(DataLoader[MovieBatch]):
+    """A loader of one scan's clips."""
+
+    dataset: ScanMovies
+
+
+MovieLoaders = dict[str, dict[str, MovieLoader]]
+"""By tier and data_key."""
 
 
 def movie_loaders(
@@ -258,7 +271,7 @@ def movie_loaders(
             sampler = (
                 RandomClips(scan, trials, config, batch_size, seed) if tier == "train" else whole_trials(scan, tier)
             )
-            loaders[tier][data_key] = DataLoader(scan, batch_sampler=sampler, collate_fn=_as_is)
+            loaders[tier][data_key] = MovieLoader(scan, batch_sampler=sampler, collate_fn=_as_is)
     return loaders, info
 
 

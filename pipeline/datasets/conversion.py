@@ -173,9 +173,12 @@ def _movie(recording: Recording, trial: Trial, preprocessing: pre.Movie, bins: i
 def _trial_row(recording: Recording, trial: Trial, frame_rate: float, bins: int, signals: tuple[str, ...]) -> dict:
     clock = (trial.start, frame_rate, bins)
     traces = recording.signals(trial.trial_idx)
-    missing = [name for name in signals if name not in traces]
-    if missing:
-        raise DatasetError(f"trial {trial.trial_idx} has no {', '.join(missing)}, which other trials have")
+    different = [name for name in BEHAVIOR + PUPIL if (name in signals) != (name in traces)]
+    if different:
+        raise DatasetError(
+            f"some trials have {', '.join(different)} and others do not (trial {trial.trial_idx} differs from the "
+            "first): exclude the trials without, or leave the signal out of the source"
+        )
     row = {
         "trial_idx": trial.trial_idx,
         "condition_hash": trial.condition_hash,

@@ -97,7 +97,8 @@ def pulse_trace(pulses: np.ndarray, start: float, frame_rate: float, bins: int) 
 def resample_trace(trace: Trace, start: float, frame_rate: float, bins: int) -> np.ndarray:
     """Return a signal at the bins' centres: linear between its samples, constant beyond the first and last.
 
-    A signal sampled faster than the bins is averaged within each bin instead, so that nothing aliases.
+    A signal sampled faster than the bins is averaged within each bin instead, so that nothing aliases; bins without a
+    sample are interpolated.
 
     Returns
     -------
@@ -105,14 +106,15 @@ def resample_trace(trace: Trace, start: float, frame_rate: float, bins: int) -> 
         (time,)
     """
     edges = bin_edges(start, frame_rate, bins)
+    resampled = np.interp((edges[:-1] + edges[1:]) / 2, trace.times, trace.values)
     spacing = np.median(np.diff(trace.times)) if len(trace.times) > 1 else np.inf
     if spacing * frame_rate < 0.75:
         index = np.searchsorted(edges, trace.times, side="right") - 1
         inside = (index >= 0) & (index < bins)
-        filled = np.bincount(index[inside], minlength=bins)
-        if np.all(filled > 0):
-            return (np.bincount(index[inside], trace.values[inside], bins) / filled).astype(np.float32)
-    return np.interp((edges[:-1] + edges[1:]) / 2, trace.times, trace.values).astype(np.float32)
+        samples = np.bincount(index[inside], minlength=bins)
+        sums = np.bincount(index[inside], trace.values[inside], bins)
+        resampled[samples > 0] = sums[samples > 0] / samples[samples > 0]
+    return resampled.astype(np.float32)
 
 
 def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -140,8 +142,8 @@ def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     else:  # averaging cannot enlarge
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).float()
         resized = functional.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
-    resized = resized.reshape(channels, time, height, width).numpy()
-    return np.rint(resized).astype(frames.dtype) if np.issubdtype(frames.dtype, np.integer) else resized
+    values = resized.reshape(channels, time, height, width).numpy()
+    return (np.rint(values) if np.issubdtype(frames.dtype, np.integer) else values).astype(frames.dtype)
 
 
 def _area_weights(old: int, new: int) -> torch.Tensor:
@@ -169,5 +171,6 @@ def hold_frames(frames: np.ndarray, frame_rate: float, new_rate: float, bins: in
     ndarray
         (channel, bins, height, width).
     """
-    index = np.floor((np.arange(bins) + 0.5) / new_rate * frame_rate).astype(int)
+    # Multiplied first: a centre that falls on the change of frames must not be rounded to the frame before.
+    index = np.floor((np.arange(bins) + 0.5) * frame_rate / new_rate).astype(int)
     return frames[:, np.minimum(index, frames.shape[1] - 1)]

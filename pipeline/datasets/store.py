@@ -122,13 +122,17 @@ def _open_table(path: Path) -> tuple[Any, dict[str, Any]]:
     remedy = "delete its Dataset row and populate again"
     if not path.is_dir():
         raise DatasetError(f"no dataset at {path}: the folder was moved or deleted; restore it, or {remedy}")
-    table = _deeplake().open_read_only(f"file://{path}")
+    try:
+        table = _deeplake().open_read_only(f"file://{path}")
+    except Exception as error:  # deeplake has an exception of its own for each kind of damage, without a common base
+        raise DatasetError(f"the dataset at {path} cannot be read ({error}): {remedy}") from error
     metadata = json.loads(table.metadata["geniculate"]) if "geniculate" in table.metadata.keys() else {}  # noqa: SIM118
     if not metadata.get("complete") or metadata["rows"] != len(table):
         raise DatasetError(f"the dataset at {path} is incomplete: {remedy}")
     if metadata["format_version"] != FORMAT_VERSION:
         raise DatasetError(
-            f"the dataset at {path} has format {metadata['format_version']}, this version reads {FORMAT_VERSION}: {remedy}"
+            f"the dataset at {path} has format {metadata['format_version']}, this version reads {FORMAT_VERSION}: "
+            f"{remedy}"
         )
     return table, metadata
 

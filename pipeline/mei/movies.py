@@ -90,13 +90,13 @@ def movie_meis(
         waiting = torch.where(ascent.keep_best(response, iteration), 0, waiting + 1)
         if iteration == settings.iterations or bool((waiting >= settings.patience).all()):
             break
-        ascent.step(gradient, iteration)
+        ascent.step(gradient, iteration, moving=waiting < settings.patience)
         if on_step:
             on_step()
     with torch.no_grad():
         grey = ascent.response(torch.zeros_like(ascent.movies))
     return MovieMEIs(
-        movies=(ascent.best * scan.input_std + scan.input_mean).numpy(),
+        movies=(ascent.best * scan.input_std + scan.input_mean).clamp(*GREY_LEVELS).numpy(),
         activation=ascent.best_response.numpy(),
         grey_activation=grey.numpy(),
         best_iteration=ascent.best_iteration.numpy(),
@@ -119,7 +119,11 @@ class _Ascent:
         )
         self._blur = [
             _blur_matrix(size, sigma)
-            for size, sigma in ((frames, settings.blur_time), (height, settings.blur_space), (width, settings.blur_space))
+            for size, sigma in (
+                (frames, settings.blur_time),
+                (height, settings.blur_space),
+                (width, settings.blur_space),
+            )
         ]
         self.movies = self._constrain((noise * settings.start_contrast).expand(count, -1, -1, -1, -1))
         self.best = self.movies.clone()
@@ -159,13 +163,15 @@ class _Ascent:
         self.best_iteration = torch.where(better, iteration, self.best_iteration)
         return rose
 
-    def step(self, gradient: Tensor, iteration: int) -> None:
+    def step(self, gradient: Tensor, iteration: int, moving: Tensor) -> None:
+        """Move along the gradients; units that have converged stay, however long the others take."""
         settings = self._settings
         progress = iteration / max(settings.iterations - 1, 1)
         length = settings.norm * (settings.step_start + (settings.step_end - settings.step_start) * progress)
         in_time, in_height, in_width = self._blur
         smooth = torch.einsum("st,bcthw->bcshw", in_time, in_height @ gradient @ in_width.T)
-        self.movies = self._constrain(self.movies + length * smooth / _norms(smooth).clamp(min=1e-12))
+        moved = self._constrain(self.movies + length * smooth / _norms(smooth).clamp(min=1e-12))
+        self.movies = torch.where(moving[:, None, None, None, None], moved, self.movies)
 
     def _constrain(self, movies: Tensor) -> Tensor:
         scaled = movies * (self._settings.norm / _norms(movies).clamp(min=1e-12))

@@ -31,6 +31,6 @@ def unpack(network: Network, data: bytes) -> tuple[Encoder, DataInfo]:
         # A safetensors file starts with the length of its JSON header, 8 bytes little-endian.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         data_info = data_info_from_json(header["__metadata__"][_DATA_INFO])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError("the file of weights is damaged: train the model again") from error
     return load_encoder(network, data_info, data), data_info

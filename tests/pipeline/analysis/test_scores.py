@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import metrics
+from pipeline.analysis.scores import UnitScores, score
+
+CONDITIONS = ["a", "b", "a", "c", "b", "a"]
+"""Two repeated conditions, shown in mixed order, and one shown once."""
+LENGTHS = {"a": 30, "b": 20, "c": 25}
+
+
+@pytest.fixture
+def trials() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rates of three units, the last one silent, and predictions that differ a little from trial to trial."""
+    rng = np.random.default_rng(0)
+    rates = {name: rng.gamma(1, 2, (3, length)) for name, length in LENGTHS.items()}
+    responses = [rng.poisson(rates[name]).astype(float) for name in CONDITIONS]
+    predictions = [rates[name] * rng.uniform(0.8, 1.2, (3, LENGTHS[name])) for name in CONDITIONS]
+    for trial in responses:
+        trial[2] = 0
+    return responses, predictions
+
+
+def corr(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def test_each_measure_uses_its_own_trials(trials: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    responses, predictions = trials
+    found = score(responses, predictions, CONDITIONS)
+    groups = [[0, 2, 5], [1, 4]]
+    for unit in (0, 1):
+        pairs = [(r[unit], p[unit]) for r, p in zip(responses, predictions, strict=True)]
+        joined = [np.concatenate(side) for side in zip(*pairs, strict=True)]
+        assert found.single_trial_correlation[unit] == pytest.approx(corr(*joined))
+        assert found.per_clip_correlation[unit] == pytest.approx(np.mean([corr(r, p) for r, p in pairs]))
+        means = [
+            np.concatenate([np.mean([pairs[i][side] for i in group], axis=0) for group in groups]) for side in (0, 1)
+        ]
+        assert found.correlation_to_average[unit] == pytest.approx(corr(*means))
+    repeats, predicted = ([np.stack([side[i] for i in group]) for group in groups] for side in trials)
+    np.testing.assert_array_equal(found.fev, metrics.fev(repeats))
+    np.testing.assert_array_equal(found.feve, metrics.feve(repeats, predicted))
+    np.testing.assert_array_equal(found.normalized_correlation, metrics.normalized_correlation(repeats, predicted))
+    np.testing.assert_array_equal(found.poisson_loss, metrics.poisson_loss(responses, predictions))
+
+
+def test_undefined_is_nan(trials: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    found = score(*trials, CONDITIONS)
+    assert np.isnan(found.single_trial_correlation[2])
+    assert np.isfinite(found.single_trial_correlation[:2]).all()
+    once = score(*(side[2:4] for side in trials), ["a", "c"])
+    for name in ("correlation_to_average", "fev", "feve", "normalized_correlation"):
+        assert np.isnan(getattr(once, name)).all()
+        assert getattr(once, name).shape == (3,)
+    assert np.isfinite(once.single_trial_correlation[:2]).all()
+
+
+def test_perfect_predictions(trials: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    _, rates = trials
+    found = score(rates, rates, CONDITIONS)
+    for name in ("single_trial_correlation", "per_clip_correlation", "correlation_to_average"):
+        np.testing.assert_allclose(getattr(found, name), 1)
+
+
+def test_names_are_the_fields() -> None:
+    assert UnitScores.names()[0] == "single_trial_correlation"
+    assert len(UnitScores.names()) == 7
