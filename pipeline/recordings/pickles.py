@@ -292,9 +292,7 @@ def read_pickled_frame(path: str | Path) -> pd.DataFrame:
     except ForeignClassError as error:
         raise RecordingError(f"{path} asks for {error}, which was not loaded: {_FOREIGN_REMEDY}") from None
     except (builtins.EOFError, pickle.UnpicklingError) as error:
-        raise RecordingError(
-            f"{path} is no pickle, or it is truncated ({error}): copy or write it again"
-        ) from error
+        raise RecordingError(f"{path} is no pickle, or it is truncated ({error}): copy or write it again") from error
     except Exception as error:  # a damaged pickle can make any of the allowed classes fail in its own way
         raise RecordingError(
             f"{path} is damaged, or a pandas newer than the {pd.__version__} here wrote it "

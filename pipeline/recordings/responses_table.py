@@ -305,8 +305,10 @@ def _fill_grid(rows: list[_Row], unit_ids: list[int], path: Path) -> dict[tuple[
     if gaps:
         unit, (start, stop, scene) = gaps[0]
         others = [[row.start, row.stop] for row in rows if row.unit_id == unit and row.scene_id == scene]
-        hint = f"it has that scene at {others} s: does its trange differ from the other units'?" if others else (
-            "every unit needs a row for every trial: complete the table or leave the unit out with exclude_units"
+        hint = (
+            f"it has that scene at {others} s: does its trange differ from the other units'?"
+            if others
+            else ("every unit needs a row for every trial: complete the table or leave the unit out with exclude_units")
         )
         raise RecordingError(
             f"{path}: unit {unit} has no row for scene {scene} at [{start}, {stop}] s ({len(gaps)} such gaps); {hint}"
@@ -339,9 +341,7 @@ def _join_units(rows: list[_Row], path: Path) -> Presentation:
 def _check_spikes(units: tuple[Unit, ...], presentations: tuple[Presentation, ...], path: Path) -> None:
     """Refuse silent units, and spikes whose clock is not that of the trials."""
     total = np.array([[len(t) for t in showing.spike_times] for showing in presentations])
-    inside = np.array(
-        [[int(((t >= p.start) & (t < p.stop)).sum()) for t in p.spike_times] for p in presentations]
-    )
+    inside = np.array([[int(((t >= p.start) & (t < p.stop)).sum()) for t in p.spike_times] for p in presentations])
     silent = [str(unit.unit_id) for unit, n in zip(units, total.sum(axis=0), strict=True) if n == 0]
     if silent:
         raise RecordingError(

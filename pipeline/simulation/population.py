@@ -152,9 +152,7 @@ class Population:
         self._filters = _filter_matrix(fields)
 
     @classmethod
-    def calibrated(
-        cls, fields: list[ReceptiveField], movies: list[np.ndarray], rng: np.random.Generator
-    ) -> Population:
+    def calibrated(cls, fields: list[ReceptiveField], movies: list[np.ndarray], rng: np.random.Generator) -> Population:
         """Draw parameters so that each unit's mean rate on the movies is 10 to 25 spikes/s at rest.
 
         Parameters
@@ -217,9 +215,7 @@ def draw_spikes(rates: np.ndarray, start: float, rng: np.random.Generator) -> tu
     """
     counts = rng.poisson(rates / RATE)
     bins = np.arange(rates.shape[1])
-    return tuple(
-        np.sort(start + (np.repeat(bins, n) + rng.uniform(0.01, 0.99, int(n.sum()))) / RATE) for n in counts
-    )
+    return tuple(np.sort(start + (np.repeat(bins, n) + rng.uniform(0.01, 0.99, int(n.sum()))) / RATE) for n in counts)
 
 
 def _nonlinearity(x: np.ndarray) -> np.ndarray:

@@ -56,6 +56,7 @@ class Disk:
         arguments = {"videos": str(self.folder / "videos"), **{name: str(path) for name, path in paths.items()}}
         return ThesisRecording(**(arguments | location))
 
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
     (tmp_path / "videos").mkdir()

@@ -76,9 +76,10 @@ def test_spike_triggered_average_is_the_receptive_field():
     for field, times in zip(fields, spikes, strict=True):
         counts = np.bincount((times * 60).astype(int), minlength=len(movie)).astype(np.float32)
         counts[:N_LAGS] = 0
-        average = np.stack(
-            [np.tensordot(np.roll(counts, -(N_LAGS - 1 - lag)), movie, axes=1) for lag in range(N_LAGS)]
-        ) / counts.sum()
+        average = (
+            np.stack([np.tensordot(np.roll(counts, -(N_LAGS - 1 - lag)), movie, axes=1) for lag in range(N_LAGS)])
+            / counts.sum()
+        )
         # noise of the average: each of the 15 x 33 x 53 values has the variance sum(counts^2) / sum(counts)^2
         noise_power = average.size * (counts**2).sum() / counts.sum() ** 2
         signal = np.sum(average * field.strf)
