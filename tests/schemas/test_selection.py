@@ -118,13 +118,17 @@ def test_populate_trains_exactly_those_and_the_most_urgent_first(group: Key, net
     )
     trainer, other = config.TrainConfig.Default.fill(max_epochs=1, batch_size=4, lr_init=[0.003, 0.004])
     candidates = config.NetworkConfig & [network, *linear]
-    for seed, priority in ((1009, 9), (1215, 127), (2606, 0)):
+    for seed, priority in ((1009, 9), (1215, 127)):
         model.ModelSelection.fill(group, candidates, trainer, {"seed": seed}, priority=priority)
     model.ModelSelection.fill(group, candidates, other, {"seed": 1009})  # selected, but not to be trained here
     mine = model.Model & group & trainer
 
-    first = model.Model.populate(trainer, candidates, reserve_jobs=True, max_calls=3)
-    assert first == {"success_count": 3, "error_list": []}
+    first = model.Model.populate(trainer, candidates, reserve_jobs=True, max_calls=1)
+    assert first == {"success_count": 1, "error_list": []}
+    assert list(mine.to_arrays("seed")) == [1009]
+    # what is selected last but more urgent overtakes what waits in the queue already
+    model.ModelSelection.fill(group, candidates, trainer, {"seed": 2606}, priority=0)
+    model.Model.populate(trainer, candidates, reserve_jobs=True, max_calls=2)
     assert sorted(mine.to_arrays("seed")) == [1009, 2606, 2606]
     rest = model.Model.populate({"group_id": group["group_id"]}, trainer, candidates, reserve_jobs=True)
     assert rest["success_count"] == 3

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+import datajoint as dj
 import pytest
 
 from pipeline.configuration import Configuration
@@ -153,6 +154,15 @@ def test_wrong_settings_are_refused_and_nothing_is_written(row: dict[str, Any], 
         with pytest.raises(ConfigurationError, match=complaint):
             stacked.fill(**row)
     assert counts() == before
+
+
+def test_a_network_of_unknown_parts_leaves_nothing() -> None:
+    from schemas import config
+
+    before = len(config.NetworkConfig())
+    with pytest.raises(dj.DataJointError):
+        config.NetworkConfig.add(config.CorePlusReadout(core_hash="0" * 64))
+    assert len(config.NetworkConfig()) == before
 
 
 def test_text_longer_than_its_column_is_refused() -> None:
