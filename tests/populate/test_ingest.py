@@ -310,19 +310,30 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("made", {path!r})
 made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)
 from populate.ingest import ingest
-sources = [made.Made(1 + i, 50, made.scenes(20000 + 3000 * i, 3000)[::{step}]) for i in range(3)]
+source = made.Made(3, 50, made.scenes(20000, 300)[::{step}])
 print("ready", flush=True); input()
-print([ingest(source, {subject!r}, 1, i).is_new for i, source in enumerate(sources)])
+print(ingest(source, {subject!r}, 1, 1).is_new)
 """
 
 
-def test_scans_that_share_stimuli_enter_side_by_side(together: Any) -> None:
+def test_scans_that_share_stimuli_enter_side_by_side(begin: Any, finish: Any) -> None:
+    """Both list the same stimuli, in opposite order; a third session holds one from the middle until both wait."""
     from schemas import stimulus
 
     code = OPPOSITE.replace("{path!r}", repr(__file__))
     codes = [code.replace("{step}", step).replace("{subject!r}", f"'side{step}'") for step in ("1", "-1")]
-    assert together(*codes) == ["[True, True, True]"] * 2
-    assert len(stimulus.Condition & [{"condition_hash": s.condition_hash} for s in scenes(20000, 100)]) == 100
+    processes = [begin(code) for code in codes]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    connection = stimulus.Condition.connection
+    connection.start_transaction()
+    stimulus.Condition.insert1({"condition_hash": scenes(20150, 1)[0].condition_hash, "condition_kind": "video"})
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    time.sleep(2)
+    connection.cancel_transaction()
+    assert [finish(process) for process in processes] == ["True", "True"]
+    assert len(stimulus.Condition & [{"condition_hash": s.condition_hash} for s in scenes(20000, 300)]) == 300
 
 
 DIE = """
