@@ -19,6 +19,7 @@ from pipeline.training.start import field_centers, initial_encoder
 PLACES = ((3, 2), (10, 7), (0, 8), (6, 5))
 """x and y of the one pixel that each unit sees."""
 LAGS = (3, 6, 10, 14)
+TIERS_SHOWN = ("train", "train", "validation", "train")
 CORE = Factorized3d(hidden_channels=(3,), spatial_kernels=(3,), temporal_kernels=(4,))
 
 
@@ -26,21 +27,24 @@ CORE = Factorized3d(hidden_channels=(3,), spatial_kernels=(3,), temporal_kernels
 def noise(handmade: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """White noise; each unit fires when its pixel was bright (or dark) some frames before.
 
-    A further unit is silent.
+    A further unit sees pixel (10, 1) in training and fires far more, to pixel (1, 7), in validation; the last is
+    silent.
     """
     rng = np.random.default_rng(3)
     movies = [rng.integers(0, 256, (400, 9, 12), dtype=np.uint8) for _ in range(4)]
     starts = [10.0 * i for i in range(4)]
     spikes = []
-    for movie, start in zip(movies, starts, strict=True):
+    for movie, start, tier in zip(movies, starts, TIERS_SHOWN, strict=True):
         trial = []
         for unit, ((x, y), lag) in enumerate(zip(PLACES, LAGS, strict=True)):
             seen = movie[: 400 - lag, y, x]
             frames = np.flatnonzero(seen > 200 if unit % 2 else seen < 55) + lag
             trial.append(start + (frames + 0.5) / 60)
-        spikes.append([*trial, np.array([])])
+        frames = np.flatnonzero((movie[:-5, 1, 10] if tier == "train" else movie[:-5, 7, 1]) > 200) + 5
+        misleading = np.repeat(start + (frames + 0.5) / 60, 1 if tier == "train" else 9)
+        spikes.append([*trial, misleading, np.array([])])
     recording = handmade(movies, spikes, starts)
-    tiers = dict(zip(recording.hashes, ["train", "train", "validation", "train"], strict=True))
+    tiers = dict(zip(recording.hashes, TIERS_SHOWN, strict=True))
     path = tmp_path_factory.mktemp("noise") / "data"
     convert_movie(recording, Movie(height=9, width=12), tiers, path)
     return path
@@ -53,8 +57,8 @@ def load(path: Path) -> tuple[MovieLoaders, DataInfo]:
 def test_centres_are_the_pixels_that_units_see(noise: Path) -> None:
     found = field_centers(load(noise)[0]["train"]["a"].dataset)
     # 3 x 3 pixels are averaged, so a place on the border may come out one pixel beside it.
-    assert len(found) == 5
-    np.testing.assert_allclose(found[:4], PLACES, atol=1)
+    assert len(found) == 6
+    np.testing.assert_allclose(found[:5], [*PLACES, (10, 1)], atol=1)
     assert all(isinstance(value, float) for place in found for value in place)
 
 
