@@ -73,7 +73,7 @@ class DemoPlan:
     preprocessing: Configuration = Movie()
     data: Configuration = MovieClips(clip_frames=60)
     networks: tuple[Network, ...] = (_network(linear=False), _network(linear=True))
-    trainer: Configuration = Default(batch_size=4, lr_init=0.01, max_epochs=12, patience=2, lr_decay_steps=1)
+    trainer: Configuration = Default(batch_size=4, lr_init=0.01, max_epochs=8, patience=2, lr_decay_steps=1)
     mei: Configuration = MovieMEI(norm=10.0, iterations=60, blur_space=1.5, blur_time=0.7)
     seeds: tuple[int, ...] = (1009,)
 
@@ -230,9 +230,7 @@ class _Demo:
         with self.step("Find the most exciting movie of each well-predicted unit") as say:
             good = [{"unit_id": unit} for unit in well_predicted(results)]
             mei.TargetModel.insert1(results.key, skip_duplicates=True)
-            target = mei.TargetDataset.fill(
-                results.key, f"well predicted by {results.key['network_hash'][:8]}", good
-            )
+            target = mei.TargetDataset.fill(results.key, f"well predicted by {results.key['network_hash'][:8]}", good)
             target |= config.MEIConfig.add(self.plan.mei)
             made = self.populate(mei.MEI, results.key, target)
             row = (mei.MEI & results.key & target).fetch1()

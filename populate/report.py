@@ -97,7 +97,16 @@ def _three_digits(value: float | None) -> str:
 def _models_section(key: Mapping[str, Any]) -> Section:
     group = {"group_id": key["group_id"], "data_hash": key["data_hash"]}
     board = model.Model.leaderboard(group)
-    columns = ["core", "recurrent", "shifter", "modulator", "seed", "validation_correlation", "test_correlation", "n_epochs"]
+    columns = [
+        "core",
+        "recurrent",
+        "shifter",
+        "modulator",
+        "seed",
+        "validation_correlation",
+        "test_correlation",
+        "n_epochs",
+    ]
     curves = {}
     for place, row in board.iterrows():
         names = {name: row[name] for name in model.Model().primary_key}
@@ -108,11 +117,13 @@ def _models_section(key: Mapping[str, Any]) -> Section:
         "Training loss and validation correlation of each model, numbered as in the table. Dots mark the epoch whose "
         "weights were kept, ticks the cuts of the learning rate."
     )
-    figure = Illustration(learning_curves(curves, loss_label="Training loss per response"), caption, "Learning curves of all models")
+    figure = Illustration(
+        learning_curves(curves, loss_label="Training loss per response"), caption, "Learning curves of all models"
+    )
     return Section(
         "Models",
         "Models trained on the same data, the best on validation first. Correlations are those of single trials, all "
-        "trials and times of a tier joined, averaged over units. Brackets hold the settings in which the models differ.",
+        "trials and times of a tier joined, averaged over units. Brackets hold the settings in which models differ.",
         (figure,),
         board[columns].rename(columns=lambda name: name.replace("_", " ")),
         "from schemas import model\nmodel.Model.leaderboard()",
@@ -133,7 +144,9 @@ def _scan_sections(scan: ScanResults, shown: Responses, truth: GroundTruth | Non
     )
     scores = [
         Illustration(
-            score_histogram({"single trial": correlation, "mean of repeats": average}, f"Correlation on {scan.score_tier}"),
+            score_histogram(
+                {"single trial": correlation, "mean of repeats": average}, f"Correlation on {scan.score_tier}"
+            ),
             "Correlation of the prediction with single trials and with the mean over repeats.",
             "Histogram of correlations over units",
         )
@@ -141,7 +154,9 @@ def _scan_sections(scan: ScanResults, shown: Responses, truth: GroundTruth | Non
     if np.isfinite(scan.oracle).any():
         scores.append(
             Illustration(
-                scores_against_oracle(scan.oracle, correlation, scan.unit_names, score_label="Single-trial correlation"),
+                scores_against_oracle(
+                    scan.oracle, correlation, scan.unit_names, score_label="Single-trial correlation"
+                ),
                 "Each unit's correlation against its leave-one-out oracle, which predicts a trial by the mean of the "
                 "other repeats. The slope through the origin is the fraction oracle.",
                 "Model correlation against oracle correlation",
@@ -225,8 +240,8 @@ def _mei_section(scan: ScanResults, name: str, kind: str, found: MEIResults) -> 
     if found.correlations is not None:
         good = int((found.correlations > 0.7).sum())
         text += (
-            f" At the true receptive field's best lag, {good} of {len(found.unit_ids)} MEIs correlate with it above 0.7; "
-            f"the median is {np.median(found.correlations):.2f}."
+            f" At the true receptive field's best lag, {good} of {len(found.unit_ids)} MEIs correlate with it above "
+            f"0.7; the median is {np.median(found.correlations):.2f}."
         )
     caption = "The strongest frame of each MEI, and the time course of its strongest pixel."
     if found.fields is not None:

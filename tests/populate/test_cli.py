@@ -11,7 +11,17 @@ from pipeline.simulation import SimulationSettings, simulate_dlgn
 from populate.cli import app
 
 runner = CliRunner()
-COMMANDS = ["demo", "work", "status", "retry", "report", "server start", "server stop", "server status", "ingest thesis"]
+COMMANDS = [
+    "demo",
+    "work",
+    "status",
+    "retry",
+    "report",
+    "server start",
+    "server stop",
+    "server status",
+    "ingest thesis",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -30,7 +40,9 @@ def test_version_names_the_package() -> None:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "recording"
-    simulate_dlgn(folder, SimulationSettings(n_units=3, n_train=3, n_validation=1, n_test=1, test_repeats=2, scene_seconds=1))
+    simulate_dlgn(
+        folder, SimulationSettings(n_units=3, n_train=3, n_validation=1, n_test=1, test_repeats=2, scene_seconds=1)
+    )
     return folder
 
 
@@ -56,7 +68,9 @@ def test_ingest_then_again_then_damaged(source: Path, tmp_path: Path) -> None:
     assert second.exit_code == 0
     assert "nothing was written" in second.output
 
-    missing = runner.invoke(app, [a if a != str(source / "videos") else str(tmp_path) for a in arguments(source, "cli2")])
+    missing = runner.invoke(
+        app, [a if a != str(source / "videos") else str(tmp_path) for a in arguments(source, "cli2")]
+    )
     assert missing.exit_code == 1
     assert "Error:" in missing.stderr
     assert "scene-" in missing.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -23,9 +24,11 @@ print(json.dumps({name: len(table()) for name, (_, table) in tables().items()}))
 """
 READ_RESULTS = """
 import hashlib, json
+import numpy as np
 from schemas import dataset, mei, model
 weights = [hashlib.sha256(w.read()).hexdigest() for w in model.Model().to_arrays('weights', order_by='KEY')]
-movies = [hashlib.sha256(m.load().tobytes()).hexdigest() for m in mei.MEI.Unit().to_arrays('mei_movie', order_by='KEY')]
+movies = mei.MEI.Unit().to_arrays('mei_movie', order_by='KEY')
+movies = [hashlib.sha256(np.asarray(movie).tobytes()).hexdigest() for movie in movies]
 scores = model.Model.UnitScore().to_arrays('single_trial_correlation', order_by='KEY').tolist()
 oracle = dataset.Oracle.Unit().to_arrays('oracle_correlation', order_by='KEY').tolist()
 print(json.dumps([weights, movies, scores, oracle]))
@@ -98,6 +101,18 @@ def test_a_demo_killed_at_every_step_ends_in_the_same_rows(tmp_path: Path, prefi
     assert ask(READ_RESULTS, prefix) == results
 
 
+def run_readme(names: dict) -> None:
+    """Run the Python of the README as it is printed, up to the training of eight models."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    exec(blocks[0], names)
+    before = len(names["model"].ModelSelection())
+    exec(blocks[1].split("model.Model.populate")[0], names)
+    assert len(names["model"].ModelSelection()) == before + 8
+    exec(blocks[1][blocks[1].index("linear = ") :], names)
+
+
 @pytest.mark.slow
 def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_path: Path) -> None:
     from dataclasses import replace
@@ -111,10 +126,9 @@ def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_pat
     plan = DemoPlan()
     small = replace(
         plan,
-        simulation=SimulationSettings(n_units=10, n_train=40, n_validation=4, n_test=4, test_repeats=6, scene_seconds=4.0),
+        simulation=SimulationSettings(n_units=10, n_validation=4, n_test=4, test_repeats=6),
         scan={"subject": "small", "session": 1, "scan_idx": 1},
         networks=plan.networks[:1],
-        trainer=replace(plan.trainer, max_epochs=8),
     )
     result = run_demo(tmp_path, Console(quiet=True), small)
     assert result.test_correlation >= 0.8 * result.oracle
@@ -129,5 +143,6 @@ def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_pat
     names: dict = {}
     exec(queries(result.key), names)  # what a user is told to type next must run
     assert len(names["movies"]) == len(correlations)
+    run_readme(names={})
     without_truth = write_report(result.key, tmp_path / "again" / "report.html")
     assert without_truth.stat().st_size > 100_000

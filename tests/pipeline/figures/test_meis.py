@@ -24,29 +24,33 @@ def test_peak_is_the_largest_deviation_of_either_sign(movies):
     assert peak(movies[1]) == (1, 4, 0)
 
 
-def test_best_frames_stand_beside_the_receptive_fields(movies):
+def test_frames_at_the_fields_best_lag_stand_beside_each_other(movies):
     rf = movies[:, ::-1]
+    lag = 1  # where the field of the first unit has its +5
     figure = meis_beside_receptive_fields(
         movies + 10, rf, NAMES, np.array([0.9, np.nan]), lag_ms=LAG_MS, degrees_per_pixel=2.0, grey=10
     )
     assert len(figure.axes) == 6
     mei_axes, rf_axes, course = figure.axes[:3]
-    np.testing.assert_allclose(mei_axes.images[0].get_array(), movies[0, 2])
-    np.testing.assert_array_equal(rf_axes.images[0].get_array(), rf[0, 1])
-    assert mei_axes.images[0].get_clim() == pytest.approx((-5, 5))
-    assert figure.axes[3].images[0].get_clim() == pytest.approx((-4, 4))
+    np.testing.assert_allclose(mei_axes.images[0].get_array(), movies[0, lag])
+    np.testing.assert_array_equal(rf_axes.images[0].get_array(), rf[0, lag])
+    largest = np.abs(movies[0, lag]).max()
+    assert mei_axes.images[0].get_clim() == pytest.approx((-largest, largest))
+    assert rf_axes.images[0].get_clim() == pytest.approx((-5, 5))
+    assert figure.axes[4].images[0].get_clim() == pytest.approx((-4, 4))
     courses = {line.get_label(): line for line in course.lines}
     np.testing.assert_allclose(courses["MEI"].get_ydata(), movies[0, :, 1, 3] / 5)
     np.testing.assert_allclose(courses["True receptive field"].get_ydata(), rf[0, :, 1, 3] / 5)
     np.testing.assert_array_equal(courses["MEI"].get_xdata(), LAG_MS)
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert {"first", "second", "r = 0.90", "r undefined", "\N{MINUS SIGN}17 ms"} <= set(texts)
+    assert {"first", "second", "r = 0.90", "r undefined", "\N{MINUS SIGN}33 ms"} <= set(texts)
     assert figure.axes[5].get_xlabel().endswith("(ms)")
 
 
-def test_without_receptive_fields_there_are_two_columns_and_no_correlation(movies):
+def test_without_receptive_fields_the_strongest_frames_stand_alone(movies):
     figure = meis_beside_receptive_fields(movies, None, NAMES, None, lag_ms=LAG_MS, degrees_per_pixel=2.0)
     assert len(figure.axes) == 4
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), movies[0, 2])
     assert not [text for axes in figure.axes for text in axes.texts if text.get_text().startswith("r ")]
 
 
