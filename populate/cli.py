@@ -89,7 +89,8 @@ def demo() -> None:
     out.print(f"[dim]Tables on the {server_description()}[/dim]")
     result = run_demo(settings().home / "demo", out)
     out.print()
-    out.print(_frame(Model.leaderboard({"group_id": result.key["group_id"]}), "Models, the best on validation first"))
+    models = Model.leaderboard({"group_id": result.key["group_id"]})
+    out.print(_frame(models, "Models and their mean correlations, the best on validation first"))
     for sentence in summary(result):
         out.print(sentence)
     out.print("\n[bold]What to type next, in Python or Jupyter:[/bold]\n")
@@ -102,14 +103,13 @@ def demo() -> None:
 
 
 def _frame(frame: Any, title: str) -> Table:
-    shown = ["core", "recurrent", "seed", "validation_correlation", "test_correlation", "n_epochs"]
     table = Table(title=title, title_justify="left")
-    for name in shown:
-        is_text = name in ("core", "recurrent")
-        table.add_column(name.replace("_", " "), justify="left" if is_text else "right", no_wrap=is_text)
+    for heading in ("core", "seed", "validation", "test", "epochs"):
+        table.add_column(heading, justify="left" if heading == "core" else "right", no_wrap=True)
     for _, row in frame.iterrows():
-        values = [row[name] for name in shown]
-        table.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else _escaped(str(v)) for v in values))
+        scores = [row["validation_correlation"], row["test_correlation"]]
+        shown = ["undefined" if score is None else f"{score:.3f}" for score in scores]
+        table.add_row(_escaped(row["core"]), str(row["seed"]), *shown, str(row["n_epochs"]))
     return table
 
 
