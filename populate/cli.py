@@ -246,7 +246,7 @@ def report(
     out.print(f"Report: {write_report(key, output)}", soft_wrap=True)
 
 
-@command(server)
+@command(server, epilog="Example: `geniculate server start`")
 def start() -> None:
     """Start the embedded server, unless it runs or another server is configured."""
     from schemas.connection import server_description
@@ -254,7 +254,7 @@ def start() -> None:
     out.print(f"Connected to the {server_description()}", soft_wrap=True)
 
 
-@command(server)
+@command(server, epilog="Example: `geniculate server stop`, before the folder is moved or backed up")
 def stop() -> None:
     """Stop the embedded server; its data stay."""
     from schemas.connection import stop_embedded
@@ -262,7 +262,7 @@ def stop() -> None:
     out.print("Stopped the embedded server." if stop_embedded() else "The embedded server was not running.")
 
 
-@command(server, name="status")
+@command(server, name="status", epilog="Example: `geniculate server status`")
 def server_status() -> None:
     """Tell which server is used and whether it runs."""
     from schemas.connection import embedded_status, is_embedded, server_description

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import datajoint as dj
@@ -12,7 +15,7 @@ import pandas as pd
 
 from pipeline.analysis.scores import UnitScores, score
 from pipeline.configuration import Configuration
-from pipeline.datasets.info import DataInfo
+from pipeline.datasets.info import DataInfo, data_info_to_json
 from pipeline.errors import ConfigurationError
 from pipeline.metrics import mean_of_defined
 from pipeline.models import Encoder
@@ -25,6 +28,7 @@ from pipeline.training.start import initial_encoder
 from pipeline.training.trainer import train
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
+from schemas.connection import settings
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import by_key
@@ -214,7 +218,7 @@ class Model(dj.Computed):
         )
 
     def make_compute(self, key: Key, paths: dict[str, str], data: Any, network: Any, trainer: Any) -> tuple[Any, ...]:
-        """Train and score; no transaction is open meanwhile."""
+        """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was."""
         started = time.perf_counter()
         if not isinstance(trainer, Default):
             raise ConfigurationError(f"no trainer for settings of kind {trainer.kind()}")
@@ -226,7 +230,7 @@ class Model(dj.Computed):
                 shown.set_postfix(loss=f"{epoch.loss:.4g}", validation=f"{epoch.validation_correlation:.3f}")
                 shown.update()
 
-            result = train(encoder, loaders, trainer, key["seed"], on_epoch)
+            result = train(encoder, loaders, trainer, key["seed"], on_epoch, _checkpoint(key, info))
         scores = score_encoder(encoder, loaders)
         return result, scores, info, encoder, time.perf_counter() - started
 
@@ -283,6 +287,8 @@ class Model(dj.Computed):
                     "scan_undefined": undefined,
                 }
             )
+        # Should the commit after this fail, the training starts over.
+        _checkpoint(key, info).unlink(missing_ok=True)
 
     @classmethod
     def load_encoder(cls, key: Mapping[str, Any]) -> tuple[Encoder, DataInfo]:
@@ -306,6 +312,12 @@ class Model(dj.Computed):
         shown = [*config.NETWORK_PARTS, "seed", "validation_correlation", "test_correlation"]
         frame = pd.DataFrame(rows, columns=[*shown, "n_epochs", "n_parameters", *cls().primary_key[:-1]])
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
+
+
+def _checkpoint(key: Key, info: DataInfo) -> Path:
+    """Return the file that an unfinished training is kept in: another one if key or statistics of the data change."""
+    name = json.dumps(key, sort_keys=True) + data_info_to_json(info)
+    return settings().home / "checkpoints" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 
 def _labels(parts: list[Configuration]) -> list[str]:

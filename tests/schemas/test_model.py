@@ -127,6 +127,57 @@ def test_same_key_on_other_tables_gives_the_same_weights(trained: Key, simulated
     assert hashlib.sha256((Model & trained).fetch1("weights").read()).hexdigest() == digest
 
 
+KILLED_AFTER_TWO_EPOCHS = """
+import json, os, signal, sys
+from schemas import model
+key = json.loads(sys.stdin.readline())
+train = model.train
+
+def killed(encoder, loaders, settings, seed, on_epoch, checkpoint):
+    def watch(epoch):
+        if epoch.epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return train(encoder, loaders, settings, seed, watch, checkpoint)
+
+model.train = killed
+model.Model.populate(key, reserve_jobs=True)
+"""
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
+    trained: Key, begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+    import signal
+
+    import schemas.model as module
+    from populate.work import populate_all
+    from schemas.connection import settings
+    from schemas.model import Model
+
+    whole = (Model & trained).fetch1("weights").read()
+    epochs = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
+    (Model & trained).delete(prompt=False)
+    process = begin(KILLED_AFTER_TWO_EPOCHS)
+    process.communicate(json.dumps(trained) + "\n", timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    (checkpoint,) = (settings().home / "checkpoints").glob("*.safetensors")
+
+    seen: list[int] = []
+    train = module.train
+
+    def watched(encoder: Any, loaders: Any, given: Any, seed: int, on_epoch: Any, file: Any) -> Any:
+        return train(encoder, loaders, given, seed, lambda epoch: seen.append(epoch.epoch), file)
+
+    monkeypatch.setattr(module, "train", watched)
+    assert populate_all(Model, trained) == 1
+    assert seen == list(range(3, len(epochs) + 1))  # two epochs were not done again
+    assert (Model & trained).fetch1("weights").read() == whole
+    again = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
+    assert again == epochs
+    assert not checkpoint.exists()
+
+
 def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each epoch asks the connection, and asks the server in another session."""
     from pipeline.training.history import Epoch
