@@ -65,12 +65,14 @@ def _git_state() -> tuple[str, bool | None]:
 
 def provenance(device: str = "cpu") -> Provenance:
     """Return the provenance of what this process computes on ``device``."""
+    import torch  # here, so that the command's --version need not wait for it; it tells the build (+cpu, +cu130) too
+
     commit, dirty = _git_state()
     return Provenance(
         version=package_version(),
         commit=commit,
         dirty=dirty,
-        torch=package_version("torch"),
+        torch=torch.__version__,
         datajoint=package_version("datajoint"),
         deeplake=package_version("deeplake"),
         host=socket.gethostname(),

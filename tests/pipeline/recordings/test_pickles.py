@@ -41,6 +41,10 @@ def test_tables_of_four_versions_are_stored():
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_reads_every_value_of_each_pandas_version(path):
+    if path.stem.startswith("pandas_3") and int(pd.__version__.split(".")[0]) < 3:
+        with pytest.raises(RecordingError, match="update pandas"):
+            read_pickled_frame(path)
+        return
     expected, table = expected_table(), read_pickled_frame(path)
     if path.stem.endswith("_selected"):
         expected, table = expected[expected["u"] == 9], table.reset_index()
