@@ -30,8 +30,10 @@ def keys_of(scan: Key, *sizes: int) -> list[Key]:
     ]
 
 
+# A shell's background job ignores Ctrl-C, and so would its children, the tests' processes.
 WATCHED = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import populate.work as work
 from schemas.dataset import Dataset
 compute = Dataset.make_compute
