@@ -113,6 +113,15 @@ def run_readme(names: dict) -> None:
     exec(blocks[1][blocks[1].index("linear = ") :], names)
 
 
+def run_notebook(names: dict) -> None:
+    """Run the code of the notebook, without the lines that only Jupyter understands."""
+    text = (Path(__file__).parents[2] / "notebooks" / "first_steps.ipynb").read_text(encoding="utf-8")
+    sources = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert len(sources) == 8
+    for lines in sources:
+        exec("".join(line for line in lines if not line.startswith("%")), names)
+
+
 @pytest.mark.slow
 def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_path: Path) -> None:
     from dataclasses import replace
@@ -144,5 +153,6 @@ def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_pat
     exec(queries(result.key), names)  # what a user is told to type next must run
     assert len(names["movies"]) == len(correlations)
     run_readme(names={})
+    run_notebook(names={})
     without_truth = write_report(result.key, tmp_path / "again" / "report.html")
     assert without_truth.stat().st_size > 100_000
