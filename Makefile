@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/geniculate demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -rs
+	env -u GENICULATE_TEST_MYSQL $(BIN)/python -m pytest -rs
 	@server="$${GENICULATE_TEST_MYSQL:-$$(tools/mysql.sh url 2>/dev/null)}"; \
 	if [ -n "$$server" ]; then \
 		echo "The database tests again, on MySQL"; \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A private MySQL server for tests and trials, on loopback only. Needs no root; Debian or Ubuntu with apt.
+# A private MySQL server for tests and trials, on loopback only. Needs no root; Debian on x86_64 or aarch64.
 #
 #   tools/mysql.sh start     download once, start, print the environment lines that make geniculate use it
 #   tools/mysql.sh status    the same lines where it runs; exit status 1 where it does not
@@ -33,6 +33,9 @@ download() {
         "$apt"/var/cache/apt/archives/partial "$apt"/var/lib/dpkg "$apt"/unpacked
     : >"$apt/var/lib/dpkg/status"
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1) || true
+    # apt tells nothing before its first update, as in a fresh container: then its sources are read.
+    [ -n "$mirror" ] || mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources \
+        2>/dev/null | grep -v '^ *#' | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' ') || true
     [ -n "$mirror" ] || fail "apt names no Debian mirror: use a MySQL 8 server of your own (GENICULATE_TEST_MYSQL)"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/etc/apt/sources.list"
     cat >"$apt/apt.conf" <<CONF
