@@ -84,6 +84,13 @@ def test_counts_equal_a_histogram_away_from_edges() -> None:
         np.testing.assert_array_equal(bin_spikes(times, start, rate, bins), expected)
 
 
+def test_spikes_stay_with_their_unit_whatever_lies_outside_the_trial() -> None:
+    # the first and last bins of neighbouring units lie side by side in memory
+    times = [np.array([9.9, 12.0, 99.0]), np.array([]), np.array([10.0, 11.9]), np.array([-5.0])]
+    np.testing.assert_array_equal(bin_spikes(times, 10.0, 1.0, 2), [[0, 0], [0, 0], [1, 1], [0, 0]])
+    assert bin_spikes([], 10.0, 1.0, 2).shape == (0, 2)
+
+
 def test_light_counts_where_it_is_on_at_the_centre_of_a_bin() -> None:
     # centres at 1.05, 1.15, ... 1.95
     pulses = np.array([[1.1, 1.24], [1.46, 1.54], [1.74, 1.86], [0.0, 1.04], [1.96, 9.0]])
