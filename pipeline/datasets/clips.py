@@ -129,12 +129,12 @@ class ScanMovies(Dataset[MovieBatch]):
             input_std=float(1 / pixel_precision[0]),
         )
 
-    def opto_allows(self, trial: int, start: int, frames: int) -> bool:
-        """Tell whether a clip meets ``opto_window``."""
-        light = self._opto[trial][start : start + frames]
-        wanted = self._config.opto_window
-        on, off = bool(light.all()), not bool(light.any())
-        return {"any": True, "constant": on or off, "on": on, "off": off}[wanted]
+    def opto_allows(self, trial: int, starts: np.ndarray, frames: int) -> np.ndarray:
+        """Tell for each first frame in ``starts`` whether the clip that begins there meets ``opto_window``."""
+        lit_before = np.concatenate([[0], np.cumsum(self._opto[trial].numpy() != 0)])
+        lit = lit_before[starts + frames] - lit_before[starts]
+        on, off = lit == frames, lit == 0
+        return {"any": np.ones_like(on), "constant": on | off, "on": on, "off": off}[self._config.opto_window]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -186,10 +186,9 @@ class RandomClips(Sampler[list[Clip]]):
                 f"MovieClips.clip_frames is {frames}, but training trial {short[0]} of {scan.data_path} has only "
                 f"{scan.lengths[short[0]]} frames: use at most {min(scan.lengths[i] for i in trials)}"
             )
-        self._starts = {
-            i: [s for s in range(scan.lengths[i] - frames + 1) if scan.opto_allows(i, s, frames)] for i in trials
-        }
-        self._draws = [i for i in trials for _ in range(scan.lengths[i] // frames) if self._starts[i]]
+        all_starts = {i: np.arange(scan.lengths[i] - frames + 1) for i in trials}
+        self._starts = {i: starts[scan.opto_allows(i, starts, frames)] for i, starts in all_starts.items()}
+        self._draws = [i for i in trials for _ in range(scan.lengths[i] // frames) if len(self._starts[i])]
         if not self._draws:
             raise ConfigurationError(
                 f"MovieClips.opto_window is {config.opto_window!r}, but no training clip of {frames} frames in "

@@ -249,6 +249,19 @@ def test_light_windows_leave_every_clip_that_meets_them(uneven: Path) -> None:
     assert {start for trial, start in places if trial == 4} == set(range(23))
 
 
+@pytest.mark.parametrize("frames", [1, 8, 24])
+@pytest.mark.parametrize("window", ["any", "constant", "on", "off"])
+def test_light_windows_judge_every_clip_by_its_own_frames(uneven: Path, window: str, frames: int) -> None:
+    scan = load({"a": uneven}, clip_frames=8, opto_window=window)["train"]["a"].dataset
+    for trial in range(5):
+        light = StoredDataset(uneven).tensor("optogenetic_signal", trial) > 0
+        starts = np.arange(scan.lengths[trial] - frames + 1)
+        clips = [light[start : start + frames] for start in starts]
+        on, off = np.array([clip.all() for clip in clips]), np.array([not clip.any() for clip in clips])
+        wanted = {"any": on | ~on, "constant": on | off, "on": on, "off": off}[window]
+        np.testing.assert_array_equal(scan.opto_allows(trial, starts, frames), wanted)
+
+
 def test_impossible_clips_are_refused(uneven: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"clip_frames is 25, but training trial 0 .* use at most 24"):
         load({"a": uneven}, clip_frames=25)
