@@ -47,8 +47,10 @@ def score(responses: Sequence[np.ndarray], predictions: Sequence[np.ndarray], co
         The stimulus of each trial; measures over repeats use the conditions that were shown at least twice.
     """
     undefined = np.full(len(responses[0]), np.nan)
-    repeated = [name for name in dict.fromkeys(conditions) if list(conditions).count(name) > 1]
-    groups = [[i for i, name in enumerate(conditions) if name == chosen] for chosen in repeated]
+    shown: dict[str, list[int]] = {}
+    for trial, name in enumerate(conditions):
+        shown.setdefault(name, []).append(trial)
+    groups = [group for group in shown.values() if len(group) > 1]
     repeats = [np.stack([responses[i] for i in group]) for group in groups]
     predicted = [np.stack([predictions[i] for i in group]) for group in groups]
     return UnitScores(

@@ -95,7 +95,8 @@ def convert_movie(
     DatasetError
         If a condition has no tier, the training tier is empty, or a trial lacks a signal that others have.
     """
-    trials = [trial for trial in recording.trials if trial.trial_idx not in set(excluded)]
+    left_out = set(excluded)
+    trials = [trial for trial in recording.trials if trial.trial_idx not in left_out]
     _check(trials, tiers)
     bins = _bins_per_condition(recording, trials, preprocessing.frame_rate)
     signals = tuple(n for n in BEHAVIOR + PUPIL if n in recording.signals(trials[0].trial_idx))

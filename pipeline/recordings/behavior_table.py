@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,10 @@ def read_behavior(path: Path, responses: ResponseTable) -> tuple[dict[str, Trace
     if not records:
         raise RecordingError(f"{path} has no rows for {wanted}")
     _check_repeats(responses.presentations, table, path)
-    rows = [_row_of(showing, records, path) for showing in responses.presentations]
+    of_scene: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        of_scene[record["scene_id"]].append(record)
+    rows = [_row_of(showing, of_scene[showing.scene_id], path) for showing in responses.presentations]
     return tuple(
         {signal: _read_trace(row[signal], signal, showing, path) for signal in SIGNALS}
         for row, showing in zip(rows, responses.presentations, strict=True)
@@ -65,9 +68,9 @@ def _check_repeats(presentations: tuple[Presentation, ...], table: pd.DataFrame,
         )
 
 
-def _row_of(showing: Presentation, records: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+def _row_of(showing: Presentation, found: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+    """Return the one of a scene's rows that belongs to a presentation."""
     where = f"{path}: scene {showing.scene_id}"
-    found = [row for row in records if row["scene_id"] == showing.scene_id]
     if found and "trange" in found[0]:
         found = [
             row for row in found
