@@ -24,7 +24,6 @@ from pipeline.errors import DatasetError
 
 FORMAT = "deeplake"
 FORMAT_VERSION = 1
-TEXT = "text"
 
 
 @functools.cache

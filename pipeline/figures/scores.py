@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.checks import FigureError, as_array, same_length
 from pipeline.figures.style import PALETTE, QUIET, RECORDED, TEST, VALIDATION, styled, undefined_note
+from pipeline.metrics import fraction_oracle
 
 _FIXED_COLOURS = {"validation": VALIDATION, "test": TEST, "oracle": RECORDED}
 
@@ -126,10 +127,10 @@ def slope_through_origin(oracle: np.ndarray, score: np.ndarray) -> float:
     FigureError
         Every oracle is 0, which leaves the slope undefined.
     """
-    power = float(oracle @ oracle)
-    if power == 0:
+    slope = fraction_oracle(score, oracle)
+    if np.isnan(slope):
         raise FigureError("Every oracle correlation is 0: the fraction oracle is undefined.")
-    return float(oracle @ score) / power
+    return slope
 
 
 def _name_farthest(axes: Axes, oracle: np.ndarray, score: np.ndarray, names: Sequence[str], count: int) -> None:
