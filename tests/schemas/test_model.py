@@ -11,6 +11,15 @@ import torch
 Key = dict[str, Any]
 
 
+@pytest.fixture
+def one_thread() -> Any:
+    """Sums over several threads differ in their last bits: all processes that are compared use one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
     from pipeline.metrics import poisson_loss, single_trial_correlation
     from schemas.dataset import get_dataloaders
@@ -107,7 +116,9 @@ print(hashlib.sha256((model.Model & key).fetch1("weights").read()).hexdigest(), 
 
 
 @pytest.mark.slow
-def test_same_key_on_other_tables_gives_the_same_weights(trained: Key, simulated: Any, begin: Any, finish: Any) -> None:
+def test_same_key_on_other_tables_gives_the_same_weights(
+    trained: Key, simulated: Any, begin: Any, finish: Any, one_thread: None
+) -> None:
     import hashlib
     import os
 
@@ -117,13 +128,8 @@ def test_same_key_on_other_tables_gives_the_same_weights(trained: Key, simulated
     code = ELSEWHERE.replace("{folder!r}", repr(str(simulated)))
     folder = os.environ["GENICULATE_HOME"] + "/fresh"
     digest = finish(begin(code, GENICULATE_PREFIX=prefix, GENICULATE_DATASETS=folder)).split()[0]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        (Model & trained).delete(prompt=False)
-        Model.populate(trained)
-    finally:
-        torch.set_num_threads(threads)
+    (Model & trained).delete(prompt=False)
+    Model.populate(trained)
     assert hashlib.sha256((Model & trained).fetch1("weights").read()).hexdigest() == digest
 
 
@@ -145,7 +151,7 @@ model.Model.populate(key, reserve_jobs=True)
 
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
-    trained: Key, begin: Any, monkeypatch: pytest.MonkeyPatch
+    trained: Key, begin: Any, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
     import signal
@@ -155,6 +161,8 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     from schemas.connection import settings
     from schemas.model import Model
 
+    (Model & trained).delete(prompt=False)
+    Model.populate(trained)
     whole = (Model & trained).fetch1("weights").read()
     epochs = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
     (Model & trained).delete(prompt=False)
