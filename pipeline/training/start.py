@@ -37,9 +37,10 @@ def field_centers(scan: ScanMovies) -> tuple[tuple[float, float], ...]:
     """Return where the response-triggered average of each unit has most energy, (x, y) in pixels, y down.
 
     The average is sum_t (r(t) - mean r) s(t - lag) over training trials for all lags within `WINDOW_SECONDS` (the
-    spike-triggered average of Chichilnisky 2001, without whitening); its energy is summed over lags and channels and
-    smoothed over 3 x 3 pixels. At most `MAX_FRAMES` frames are read. Correlations of natural movies blur the average
-    but leave its peak, which is all that is used.
+    spike-triggered average of Chichilnisky 2001, without whitening), the mean being that of the frames summed, so that
+    the movies' own mean does not matter; its energy is summed over lags and channels and smoothed over 3 x 3 pixels.
+    At most `MAX_FRAMES` frames are read. Correlations of natural movies blur the average but leave its peak, which is
+    all that is used.
     """
     lags = max(round(WINDOW_SECONDS * (scan.info.frame_rate or 0)), 1)
     average: Tensor | None = None
@@ -50,8 +51,8 @@ def field_centers(scan: ScanMovies) -> tuple[tuple[float, float], ...]:
         seen += length
         batch = scan[trial, 0, length]
         movie = batch.videos[0].transpose(0, 1).flatten(1)  # time, channel * height * width
-        responses = batch.responses[0] - batch.responses[0].mean(dim=1, keepdim=True)
-        found = torch.stack([responses[:, lag:] @ movie[: length - lag] for lag in range(lags)], dim=1)
+        responses = batch.responses[0]
+        found = torch.stack([_centred(responses[:, lag:]) @ movie[: length - lag] for lag in range(lags)], dim=1)
         average = found if average is None else average + found
     _, height, width = scan.info.input_shape
     if average is None:
@@ -60,3 +61,7 @@ def field_centers(scan: ScanMovies) -> tuple[tuple[float, float], ...]:
     smooth = functional.avg_pool2d(energy[:, None], SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
     peak = smooth.flatten(1).argmax(dim=1)
     return tuple((float(p % width), float(p // width)) for p in peak)
+
+
+def _centred(responses: Tensor) -> Tensor:
+    return responses - responses.mean(dim=1, keepdim=True)

@@ -62,6 +62,26 @@ def test_centres_are_the_pixels_that_units_see(noise: Path) -> None:
     assert all(isinstance(value, float) for place in found for value in place)
 
 
+def test_neither_mean_grey_nor_a_burst_at_the_onset_moves_the_centres(
+    handmade: Callable[..., Any], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    movies = [rng.integers(100, 156, (120, 9, 12), dtype=np.uint8) for _ in range(9)]
+    starts = [10.0 * i for i in range(len(movies))]
+    spikes = []
+    for movie, start in zip(movies, starts, strict=True):
+        burst = start + (np.repeat(np.arange(6), 5) + 0.5) / 60  # whatever is shown
+        seen = [start + (np.flatnonzero(movie[:-4, y, x] < 115) + 4.5) / 60 for x, y in PLACES]
+        spikes.append([np.sort(np.concatenate([burst, times])) for times in seen])
+    recording = handmade(movies, spikes, starts)
+    tiers = dict(zip(recording.hashes, ["train"] * 8 + ["validation"], strict=True))
+    convert_movie(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
+    for normalize in (True, False):
+        config = MovieClips(clip_frames=40, normalize=normalize)
+        scan = movie_loaders({"a": tmp_path / "data"}, config, 4, 0)[0]["train"]["a"].dataset
+        np.testing.assert_allclose(field_centers(scan), PLACES, atol=1)
+
+
 def test_centres_are_near_the_simulated_receptive_fields(simulated: Any) -> None:
     found = field_centers(load(simulated.dataset)[0]["train"]["a"].dataset)
     for (x, y), strf in zip(found, simulated.truth.strf, strict=True):
