@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import resource
 import sys
 import time
@@ -108,7 +109,7 @@ def _frame(frame: Any, title: str) -> Table:
         table.add_column(heading, justify="left" if heading == "core" else "right", no_wrap=True)
     for _, row in frame.iterrows():
         scores = [row["validation_correlation"], row["test_correlation"]]
-        shown = ["undefined" if score is None else f"{score:.3f}" for score in scores]
+        shown = ["undefined" if score is None or score != score else f"{score:.3f}" for score in scores]  # NaN
         table.add_row(_escaped(row["core"]), str(row["seed"]), *shown, str(row["n_epochs"]))
     return table
 
@@ -165,7 +166,9 @@ def _degrees(text: str) -> tuple[float, float] | None:
     try:
         width, height = (float(part) for part in text.lower().split("x"))
     except ValueError:
-        raise GeniculateError(f"--screen {text!r}: give width and height in degrees, such as 108x67") from None
+        width = height = math.nan
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise GeniculateError(f"--screen {text!r}: give width and height in degrees, such as 108x67")
     return width, height
 
 
@@ -180,16 +183,17 @@ def work(
     Any number of workers may run side by side: no key is computed twice. What a killed worker on this machine had
     begun is taken over. Keys that fail are named, and wait for `geniculate retry`.
     """
-    failed = _work_once(quiet=False)
+    told: set[str] = set()
+    failed = _work_once(told, quiet=False)
     while watch:
         time.sleep(watch)
-        failed = _work_once(quiet=True)
+        failed = _work_once(told, quiet=True)
     if failed:
         raise typer.Exit(1)
 
 
-def _work_once(quiet: bool) -> bool:
-    """Populate every table once and return whether keys had failed."""
+def _work_once(told: set[str], quiet: bool) -> bool:
+    """Populate every table once and return whether keys had failed; failures that were told are not told again."""
     from populate.work import COMPUTED, WorkError, populate_all
 
     failed = False
@@ -198,7 +202,8 @@ def _work_once(quiet: bool) -> bool:
             made = populate_all(table, on_wait=lambda text: out.print(f"[dim]{text}[/dim]"))
         except WorkError as error:
             failed = True
-            if not quiet:
+            if str(error) not in told:
+                told.add(str(error))
                 out.print(f"[red]{_escaped(str(error))}[/red]")
             continue
         if made or not quiet:

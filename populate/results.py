@@ -114,8 +114,17 @@ def best_model(*restrictions: Any) -> Key:
 
 
 def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key: str) -> ScanResults:
-    """Collect what the tables hold on one model and scan."""
+    """Collect what the tables hold on one model and scan.
+
+    Raises
+    ------
+    GeniculateError
+        If the model's readouts or the oracle of its data were not computed.
+    """
     key = dict(key)
+    missing = [table.__name__ for table in (dataset.Oracle, analysis.ReadoutAnalysis) if not len(table & key)]
+    if missing:
+        raise GeniculateError(f"{' and '.join(missing)} of this model wait to be computed: run 'geniculate work' first")
     member = (dataset.MultiDataset.Member & {"group_id": key["group_id"], "data_key": data_key}).fetch1()
     scan_key = {name: member[name] for name in recording.Scan().primary_key}
     units = list(info[data_key].unit_ids)

@@ -79,8 +79,9 @@ def test_ingest_then_again_then_damaged(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.database
-def test_bad_screen_is_refused_with_an_example(source: Path) -> None:
-    done = runner.invoke(app, [*arguments(source, "cli3")[:-1], "wide"])
+@pytest.mark.parametrize("screen", ["wide", "108", "0x67", "108x-67", "nanx67", "infx67"])
+def test_bad_screen_is_refused_with_an_example(source: Path, screen: str) -> None:
+    done = runner.invoke(app, [*arguments(source, "cli3")[:-1], screen])
     assert done.exit_code == 1
     assert "108x67" in done.stderr
 
@@ -100,3 +101,60 @@ def test_report_without_a_model_says_what_to_do() -> None:
     done = runner.invoke(app, ["report", "--group", "987654"])
     assert done.exit_code == 1
     assert "geniculate work" in done.stderr
+
+
+@pytest.mark.database
+def test_report_before_the_analysis_says_what_to_do(trained: dict[str, object], tmp_path: Path) -> None:
+    from schemas import model
+    from schemas.analysis import ReadoutAnalysis
+
+    if len(ReadoutAnalysis & trained):
+        (ReadoutAnalysis & trained).delete(prompt=False)
+    assert len(model.Model & trained) == 1
+    done = runner.invoke(app, ["report", "--group", str(trained["group_id"]), "--output", str(tmp_path / "page.html")])
+    assert done.exit_code == 1
+    assert "ReadoutAnalysis" in done.stderr
+    assert "geniculate work" in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_undefined_scores_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+    from rich.console import Console
+
+    from populate.cli import _frame
+
+    columns = {"core": "C", "seed": 1, "validation_correlation": [0.25, None], "test_correlation": [None, 0.5]}
+    Console(width=100).print(_frame(pd.DataFrame({**columns, "n_epochs": 2}, index=[0, 1]), "Models"))
+    shown = capsys.readouterr().out
+    assert shown.count("undefined") == 2
+    assert "0.250" in shown
+    assert "nan" not in shown
+
+
+@pytest.mark.database
+def test_new_failures_are_told_while_watching_and_old_ones_once(
+    scan: dict[str, object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from populate import work
+    from populate.cli import _work_once
+    from schemas import config
+    from schemas.dataset import Dataset
+    from schemas.recording import Scan
+
+    monkeypatch.setattr(work, "COMPUTED", (Dataset,))  # not what other tests left to train
+    told: set[str] = set()
+    _work_once(told, quiet=True)
+    capsys.readouterr()
+    fingerprint = (Scan & scan).fetch1("source_fingerprint")
+    (odd,) = config.PreprocessingConfig.Movie.fill(frame_rate=7.0, height=4, width=9)
+    Scan.update1({**scan, "source_fingerprint": "changed"})
+    try:
+        assert _work_once(told, quiet=True)
+        assert "has changed" in " ".join(capsys.readouterr().out.split())
+        assert _work_once(told, quiet=True)
+        assert "has changed" not in " ".join(capsys.readouterr().out.split())
+    finally:
+        Scan.update1({**scan, "source_fingerprint": fingerprint})
+        (Dataset().jobs & odd).delete_quick()
+        (config.PreprocessingConfig & odd).delete(prompt=False)
