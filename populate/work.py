@@ -99,8 +99,17 @@ def populate_all(
         if queue["reserved"] and not told:
             told = True
             others = {f"{job['host']} (process {job['pid']})" for job in queue["reserved"]}
-            on_wait(f"waiting for {', '.join(sorted(others))}, which computes {table.__name__}")
+            on_wait(f"waiting for {', '.join(sorted(others))}, which computes {table.__name__}{_remedy(table, queue)}")
         time.sleep(min(poll_seconds, _LOST_RACE) if queue["pending"] else poll_seconds)
+
+
+def _remedy(table: type[dj.Table], queue: dict[str, list[dict[str, Any]]]) -> str:
+    """Say how to free the keys of other machines, whose processes cannot be seen from here."""
+    elsewhere = sorted({job["host"] for job in queue["reserved"]} - {platform.node()})
+    if not elsewhere:
+        return ""
+    freed = f"({table.__name__}.jobs.reserved & {{'host': {elsewhere[0]!r}}}).delete_quick()"
+    return f"; if it is gone for good, free its keys in Python: {freed}"
 
 
 def _stop_if_told(table: type[dj.Table], errors: list[tuple[Any, BaseException]]) -> None:

@@ -131,6 +131,23 @@ def test_a_process_number_may_be_used_again(scan: Key) -> None:
     (Dataset().jobs & key).delete_quick()
 
 
+def test_the_remedy_for_keys_of_a_lost_machine_works(scan: Key) -> None:
+    from populate.work import populate_all
+    from schemas.dataset import Dataset
+
+    (key,) = keys_of(scan, 33)
+    reserved(key, 1, "lost-machine", 60)
+    said: list[str] = []
+
+    def heed(sentence: str) -> None:
+        said.append(sentence)
+        eval(sentence.split("Python: ")[1], {"Dataset": Dataset})
+
+    assert populate_all(Dataset, key, on_wait=heed, poll_seconds=0.1) == 1
+    assert len(said) == 1
+    assert "lost-machine (process 1)" in said[0]
+
+
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_keys_of_a_stopped_process_return_to_the_queue(told: signal.Signals, scan: Key, busy: Any) -> None:
     from populate.work import populate_all
