@@ -8,7 +8,7 @@ from typing import Any
 
 import datajoint as dj
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, DatasetError
 from pipeline.mei.movies import MovieMEIs, movie_meis
 from pipeline.mei.settings import Movie
 from schemas import config, dataset, model, recording
@@ -65,13 +65,24 @@ class TargetDataset(dj.Manual):
         target_name : str
             Name of the choice.
         units : query, list of keys or any restriction of the group's units
+
+        Raises
+        ------
+        DatasetError
+            If no unit of the group matches.
         """
         target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
         members = (dataset.MultiDataset.Member & target).proj() * recording.Scan.Unit.proj()
         with cls().connection.transaction:
             if not len(cls & target):
+                chosen = (members & by_key(units)).keys()
+                if not chosen:
+                    raise DatasetError(
+                        f"no unit of group {target['group_id']} matches the choice {target_name!r}: change the "
+                        "restriction, or look for the group in MultiDataset.Member"
+                    )
                 cls.insert1(target)
-                cls.Unit.insert({**target, **row} for row in (members & by_key(units)).keys())
+                cls.Unit.insert({**target, **row} for row in chosen)
         return target
 
 

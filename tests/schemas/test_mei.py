@@ -40,6 +40,17 @@ def test_a_choice_of_units_is_not_changed(trained: Key, target: Key) -> None:
     assert list((TargetDataset.Unit & one).to_arrays("unit_id")) == [1]
 
 
+@pytest.mark.parametrize("units", [{"unit_id": 987}, [], "unit_id < 0"])
+def test_a_choice_of_no_unit_is_refused(trained: Key, units: Any) -> None:
+    from pipeline.errors import DatasetError
+    from schemas.mei import TargetDataset
+
+    with pytest.raises(DatasetError, match=r"no unit of group .* 'none'"):
+        TargetDataset.fill(trained, "none", units)
+    assert not len(TargetDataset & {"target_name": "none"})
+    assert not TargetDataset().connection.in_transaction
+
+
 def test_rows_are_what_the_optimiser_finds(found: Key) -> None:
     from pipeline.mei.movies import movie_meis
     from schemas import config
