@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +66,7 @@ class _Server:
     host: str
     port: int
     user: str
-    password: str
+    password: str = field(repr=False)  # a traceback or log may show the rest
     backend: str
     home: Path | None = None
 

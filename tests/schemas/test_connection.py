@@ -485,3 +485,11 @@ def test_mariadb_is_refused(fresh_home: Path, mariadb: int) -> None:
     assert output.splitlines()[-1].startswith("False ConnectionRefusedByDesign The server at 127.0.0.1:")
     for word in ("MariaDB", "<blob@main>", "MySQL 8", "unset DJ_HOST"):
         assert word in output
+
+
+def test_password_is_not_shown_with_the_server() -> None:
+    from schemas.connection import _Server
+
+    shown = repr(_Server("db.example.org", 3306, "alice", "open sesame", "mysql"))
+    assert "alice" in shown
+    assert "sesame" not in shown
