@@ -16,6 +16,8 @@ from pipeline.mei.settings import Movie
 from pipeline.models import Encoder
 
 GREY_LEVELS = (0.0, 255.0)
+UNITS_AT_ONCE = 64
+"""Movies in one pass through the network, which bounds its memory: each pass evaluates all its units on each movie."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def movie_meis(
 ) -> MovieMEIs:
     """Find the movie of given norm that drives each unit best in its last frame.
 
-    All units are optimised side by side, one movie each; the response is computed once a step.
+    All units are optimised side by side, one movie each; the response is computed once a step, `UNITS_AT_ONCE` units at
+    a time.
 
     Parameters
     ----------
@@ -138,21 +141,30 @@ class _Ascent:
 
     def response(self, movies: Tensor) -> Tensor:
         """Return the response of unit i to the last frame of movie i, (unit,)."""
+        return torch.cat([self._respond(movies[part], part) for part in self._parts()])
+
+    def response_and_gradient(self) -> tuple[Tensor, Tensor]:
+        responses, gradients = [], []
+        for part in self._parts():
+            movies = self.movies[part].detach().requires_grad_(True)
+            response = self._respond(movies, part)
+            gradients += torch.autograd.grad(response.sum(), movies)
+            responses.append(response.detach())
+        return torch.cat(responses), torch.cat(gradients)
+
+    def _parts(self) -> list[slice]:
+        return [slice(first, first + UNITS_AT_ONCE) for first in range(0, len(self._units), UNITS_AT_ONCE)]
+
+    def _respond(self, movies: Tensor, part: slice) -> Tensor:
+        """Return the responses of the units of a part to their own movies."""
         responses = self._encoder(
             movies,
             self._data_key,
-            behavior=self._behavior,
-            pupil_center=self._eye,
-            unit_idx=torch.tensor(self._units),
+            behavior=None if self._behavior is None else self._behavior[part],
+            pupil_center=None if self._eye is None else self._eye[part],
+            unit_idx=torch.tensor(self._units[part]),
         )
         return responses[:, :, -1].diagonal()
-
-    def response_and_gradient(self) -> tuple[Tensor, Tensor]:
-        movies = self.movies.requires_grad_(True)
-        response = self.response(movies)
-        (gradient,) = torch.autograd.grad(response.sum(), movies)
-        self.movies = movies.detach()
-        return response.detach(), gradient
 
     def keep_best(self, response: Tensor, iteration: int) -> Tensor:
         """Keep movies that are better than all before, and tell which rose by what counts as a rise."""

@@ -134,6 +134,19 @@ def test_a_unit_does_not_depend_on_the_others_asked_for(deep: tuple[Encoder, Sca
     np.testing.assert_allclose(turned.movies, every.movies[[2, 0]], atol=0.05)
 
 
+def test_more_units_than_fit_into_one_pass_get_the_movies_of_one_pass(
+    deep: tuple[Encoder, ScanInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, scan = deep
+    settings = dataclasses.replace(PLAIN, iterations=15, eye_position="training_mean", behavior="training_mean")
+    together = movie_meis(encoder, "a", scan, [2, 0, 1], settings)
+    monkeypatch.setattr("pipeline.mei.movies.UNITS_AT_ONCE", 2)
+    apart = movie_meis(encoder, "a", scan, [2, 0, 1], settings)
+    np.testing.assert_allclose(apart.movies, together.movies, atol=1e-2)
+    np.testing.assert_allclose(apart.trajectory, together.trajectory, rtol=1e-4)
+    np.testing.assert_allclose(apart.grey_activation, together.grey_activation, rtol=1e-4)
+
+
 def test_convergence_and_progress() -> None:
     encoder, _ = linear_encoder()
     settings = dataclasses.replace(PLAIN, patience=10)
