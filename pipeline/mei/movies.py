@@ -144,7 +144,8 @@ class _Ascent:
         return torch.cat([self._respond(movies[part], part) for part in self._parts()])
 
     def response_and_gradient(self) -> tuple[Tensor, Tensor]:
-        responses, gradients = [], []
+        responses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for part in self._parts():
             movies = self.movies[part].detach().requires_grad_(True)
             response = self._respond(movies, part)
