@@ -105,12 +105,14 @@ def run_readme(names: dict) -> None:
     """Run the Python of the README as it is printed, up to the training of eight models."""
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(blocks[0], names)
     before = len(names["model"].ModelSelection())
     exec(blocks[1].split("model.Model.populate")[0], names)
     assert len(names["model"].ModelSelection()) == before + 8
     exec(blocks[1][blocks[1].index("linear = ") :], names)
+    exec(blocks[2].replace("m0123", "small"), names)
+    assert len(names["model"].ModelSelection()) == before + 12
 
 
 def run_notebook(names: dict) -> None:
