@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import os
 import platform
+import shlex
 import shutil
 import socket
 import stat
@@ -341,7 +342,8 @@ def _initialise(pgdata: Path, binaries: Path) -> None:
 def _run(pgdata: Path, binaries: Path) -> None:
     """Start the server on an initialised data folder, past what a killed one left behind."""
     folder = _private_folder(pgdata)
-    settings = f"-c listen_addresses= -c unix_socket_permissions=0700 -c max_connections=200 -k '{folder}' -p {PORT}"
+    place = shlex.quote(str(folder))  # pg_ctl hands these words to a shell
+    settings = f"-c listen_addresses= -c unix_socket_permissions=0700 -c max_connections=200 -k {place} -p {PORT}"
     deadline = time.monotonic() + _START_SECONDS
     while True:
         if _server_process(pgdata) is None:

@@ -493,3 +493,16 @@ def test_password_is_not_shown_with_the_server() -> None:
     shown = repr(_Server("db.example.org", 3306, "alice", "open sesame", "mysql"))
     assert "alice" in shown
     assert "sesame" not in shown
+
+
+@pytest.mark.embedded
+def test_home_whose_name_has_quotes_and_spaces(fresh_home: Path) -> None:
+    from schemas import embedded
+
+    home = fresh_home / "o'brien's data"
+    home.mkdir(mode=0o755)
+    try:
+        embedded.start(home)
+        assert embedded.status(home).running
+    finally:
+        embedded.stop(home)
