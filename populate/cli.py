@@ -110,7 +110,7 @@ def _frame(frame: Any, title: str) -> Table:
     for _, row in frame.iterrows():
         scores = [row["validation_correlation"], row["test_correlation"]]
         shown = ["undefined" if score is None or score != score else f"{score:.3f}" for score in scores]  # NaN
-        table.add_row(_escaped(row["core"]), str(row["seed"]), *shown, str(row["n_epochs"]))
+        table.add_row(_escaped(row["core"]), str(row["seed"]), *shown, str(row["model_epochs"]))
     return table
 
 

@@ -111,8 +111,8 @@ def _insert_scan(key: dict[str, Any], source: Recording, screen_deg: tuple[float
             "source_format": source.source.source_format,
             "source_location": json.dumps(dict(source.source.location), sort_keys=True),
             "source_fingerprint": source.source.fingerprint,
-            "n_units": len(source.units),
-            "n_trials": len(source.trials),
+            "scan_units": len(source.units),
+            "scan_trials": len(source.trials),
             "screen_width_deg": width,
             "screen_height_deg": height,
         }

@@ -105,7 +105,7 @@ def _models_section(key: Mapping[str, Any]) -> Section:
         "seed",
         "validation_correlation",
         "test_correlation",
-        "n_epochs",
+        "model_epochs",
     ]
     curves = {}
     for place, row in board.iterrows():

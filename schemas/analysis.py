@@ -63,7 +63,7 @@ class ReadoutAnalysis(dj.Computed):
         """Fetch where the weights are and the size of the screens."""
         scans = dataset.MultiDataset.Member * recording.Scan.proj("screen_width_deg", "screen_height_deg")
         members = (scans & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
-        return (model.Model & key).fetch1("weights").path, members
+        return (model.Model & key).fetch1("model_weights").path, members
 
     def make_compute(self, key: Key, weights_path: str, members: list[Key]) -> tuple[Any, ...]:
         """Read positions and features out of the weights."""

@@ -22,7 +22,7 @@ from pipeline.errors import ConfigurationError, DatasetError, RecordingError
 from pipeline.metrics import conservative_oracle_correlation, mean_of_defined, oracle_correlation
 from pipeline.recordings import open_recording
 from schemas import config, recording, stimulus
-from schemas.connection import datasets_root
+from schemas.connection import datasets_root, settings
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
@@ -62,7 +62,7 @@ class Dataset(dj.Imported):
         ---
         response_mean : float64  # (spikes/bin) mean
         response_std : float64  # (spikes/bin) standard deviation, ddof 1
-        response_spikes : int64  # spikes in all trials
+        response_spikes : int64  # (spikes) number in all trials
         """
 
     class Tensor(dj.Part):
@@ -112,7 +112,8 @@ class Dataset(dj.Imported):
             )
         if not isinstance(preprocessing, Movie):
             raise ConfigurationError(f"no converter for preprocessing of kind {preprocessing.kind()}")
-        path = f"{scan_name(key)}_{key['preprocessing_hash'][:12]}"
+        # Tables with another prefix may share the root of the datasets.
+        path = f"{settings().prefix}/{scan_name(key)}_{key['preprocessing_hash'][:12]}"
         with bar(len(source.trials), f"converting {scan_name(key)}", "trial") as shown:
             made = convert_movie(
                 source, preprocessing, tiers, datasets_root() / path, excluded, lambda done, _: shown.update()

@@ -113,14 +113,14 @@ class MEI(dj.Computed):
         mei_activation : float64  # (normalised responses) predicted response to the last frame
         mei_grey_activation : float64  # (normalised responses) predicted response to mean grey
         mei_best_frame : int32  # frame that differs most from mean grey
-        mei_best_iteration : int32  # step at which it was met
+        mei_best_iteration : int32  # step at which the movie was met
         mei_unit_converged : bool  # whether the response had stopped rising
         """
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the weights are, the units and the configuration."""
         units = (TargetDataset.Unit * dataset.MultiDataset.Member & key).to_dicts(order_by=("data_key", "unit_id"))
-        return (model.Model & key).fetch1("weights").path, units, config.MEIConfig.load(key)
+        return (model.Model & key).fetch1("model_weights").path, units, config.MEIConfig.load(key)
 
     def make_compute(self, key: Key, weights_path: str, units: list[Key], settings: Any) -> tuple[Any, ...]:
         """Optimise one movie a unit, all units of a scan together."""

@@ -132,10 +132,10 @@ class Model(dj.Computed):
     ---
     validation_correlation=null : float64  # single-trial correlation, mean over units; what models are selected by
     test_correlation=null : float64  # the same on the test tier; NULL without test trials
-    best_epoch : int32  # epoch whose weights were kept
-    n_epochs : int32  # epochs trained
-    n_parameters : int64  # trainable numbers
-    weights : <object@main>  # safetensors, with the data information that rebuilds the network
+    model_best_epoch : int32  # epoch whose weights were kept
+    model_epochs : int32  # epochs trained
+    model_parameters : int64  # trainable numbers
+    model_weights : <object@main>  # safetensors, with the data information that rebuilds the network
     {provenance_columns("model")}
     """
 
@@ -249,10 +249,10 @@ class Model(dj.Computed):
                 **key,
                 "validation_correlation": null(_mean_over_units(scores, "validation")),
                 "test_correlation": null(_mean_over_units(scores, "test")),
-                "best_epoch": result.best_epoch,
-                "n_epochs": result.history[-1].epoch,
-                "n_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
-                "weights": (".safetensors", pack(encoder, info)),
+                "model_best_epoch": result.best_epoch,
+                "model_epochs": result.history[-1].epoch,
+                "model_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
+                "model_weights": (".safetensors", pack(encoder, info)),
                 **provenance_row("model", seconds, str(encoder.device)),
             }
         )
@@ -294,7 +294,7 @@ class Model(dj.Computed):
     def load_encoder(cls, key: Mapping[str, Any]) -> tuple[Encoder, DataInfo]:
         """Return the trained encoder of one model, in evaluation mode, and the information on its data."""
         row = (cls & key).fetch1()
-        return unpack(config.NetworkConfig.load_network(row), row["weights"].read())
+        return unpack(config.NetworkConfig.load_network(row), row["model_weights"].read())
 
     @classmethod
     def leaderboard(cls, *restrictions: Any) -> pd.DataFrame:
@@ -304,13 +304,13 @@ class Model(dj.Computed):
         """
         models = cls * _networks()
         models = models & dj.AndList(_effective(restriction, models.heading.names) for restriction in restrictions)
-        rows = models.proj("validation_correlation", "test_correlation", "n_epochs", "n_parameters").to_dicts()
+        rows = models.proj("validation_correlation", "test_correlation", "model_epochs", "model_parameters").to_dicts()
         networks = [config.NetworkConfig.load_network(row) for row in rows]
         for name in config.NETWORK_PARTS:
             for row, label in zip(rows, _labels([getattr(network, name) for network in networks]), strict=True):
                 row[name] = label
         shown = [*config.NETWORK_PARTS, "seed", "validation_correlation", "test_correlation"]
-        frame = pd.DataFrame(rows, columns=[*shown, "n_epochs", "n_parameters", *cls().primary_key[:-1]])
+        frame = pd.DataFrame(rows, columns=[*shown, "model_epochs", "model_parameters", *cls().primary_key[:-1]])
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
 
 

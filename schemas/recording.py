@@ -60,11 +60,11 @@ class Scan(dj.Manual):
     source_format : varchar(32)  # reader that opens the source
     source_location : varchar(4096)  # JSON of the reader's arguments
     source_fingerprint : varchar(64)  # SHA-256 of what was read
-    n_units : int32  # units in the recording
-    n_trials : int32  # trials in the recording
+    scan_units : int32  # units in the recording
+    scan_trials : int32  # trials in the recording
     screen_width_deg=null : float64  # (deg) width of the stimulus
     screen_height_deg=null : float64  # (deg) height of the stimulus
-    scan_time=CURRENT_TIMESTAMP : datetime  # when the scan was ingested
+    scan_ingested=CURRENT_TIMESTAMP : datetime  # when the scan was ingested
     """
 
     class Unit(dj.Part):

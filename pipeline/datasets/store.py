@@ -8,9 +8,11 @@ be opened is whole.
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import psutil
 
 from pipeline.errors import DatasetError
 
@@ -103,9 +106,8 @@ def write_dataset(path: Path) -> Iterator[DatasetWriter]:
     A folder left at ``path`` by an earlier attempt is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*"):  # left by a process that was killed while it wrote
-        shutil.rmtree(stale, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _remove_abandoned(path)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", dir=path.parent))
     try:
         writer = DatasetWriter(aside)
         yield writer
@@ -115,6 +117,15 @@ def write_dataset(path: Path) -> Iterator[DatasetWriter]:
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that were killed left beside ``path``; those that live still write."""
+    mine = f".{path.name}.{socket.gethostname()}."
+    for aside in path.parent.glob(f"{glob.escape(mine)}*"):
+        pid = aside.name.removeprefix(mine).split(".")[0]
+        if pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _open_table(path: Path) -> tuple[Any, dict[str, Any]]:

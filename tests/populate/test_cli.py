@@ -125,7 +125,7 @@ def test_undefined_scores_are_called_so(capsys: pytest.CaptureFixture[str]) -> N
     from populate.cli import _frame
 
     columns = {"core": "C", "seed": 1, "validation_correlation": [0.25, None], "test_correlation": [None, 0.5]}
-    Console(width=100).print(_frame(pd.DataFrame({**columns, "n_epochs": 2}, index=[0, 1]), "Models"))
+    Console(width=100).print(_frame(pd.DataFrame({**columns, "model_epochs": 2}, index=[0, 1]), "Models"))
     shown = capsys.readouterr().out
     assert shown.count("undefined") == 2
     assert "0.250" in shown

@@ -26,7 +26,7 @@ READ_RESULTS = """
 import hashlib, json
 import numpy as np
 from schemas import dataset, mei, model
-weights = [hashlib.sha256(w.read()).hexdigest() for w in model.Model().to_arrays('weights', order_by='KEY')]
+weights = [hashlib.sha256(w.read()).hexdigest() for w in model.Model().to_arrays('model_weights', order_by='KEY')]
 movies = mei.MEI.Unit().to_arrays('mei_movie', order_by='KEY')
 movies = [hashlib.sha256(np.asarray(movie).tobytes()).hexdigest() for movie in movies]
 scores = model.Model.UnitScore().to_arrays('single_trial_correlation', order_by='KEY').tolist()

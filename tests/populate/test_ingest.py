@@ -42,7 +42,7 @@ def test_every_row_is_right(scan: Key, simulated: Path) -> None:
 
     table = pd.read_pickle(simulated / "responses.pkl")
     row = (recording.Scan & scan).fetch1()
-    assert (row["source_format"], row["n_units"], row["n_trials"]) == ("thesis", 6, 18)
+    assert (row["source_format"], row["scan_units"], row["scan_trials"]) == ("thesis", 6, 18)
     assert (row["screen_width_deg"], row["screen_height_deg"]) == (90.0, 60.0)
     assert str(simulated / "responses.pkl") in row["source_location"]
     units = (recording.Scan.Unit & scan).to_dicts(order_by="unit_id")
@@ -82,7 +82,7 @@ def test_time_of_ingest_is_now(scan: Key) -> None:
     from schemas import recording
 
     now = recording.Scan.connection.query("SELECT LOCALTIMESTAMP").fetchone()[0]
-    assert abs((now - (recording.Scan & scan).fetch1("scan_time")).total_seconds()) < 3600
+    assert abs((now - (recording.Scan & scan).fetch1("scan_ingested")).total_seconds()) < 3600
 
 
 def test_the_same_again_is_a_no_op(scan: Key, simulated: Path, open_simulated: Any) -> None:

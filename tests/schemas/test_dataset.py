@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -24,7 +25,8 @@ def test_row_says_what_was_made_and_where_from(stored: Key) -> None:
     from schemas.dataset import Dataset
 
     row = (Dataset & stored).fetch1()
-    assert row["dataset_path"] == f"tiny-1-1_{stored['preprocessing_hash'][:12]}"
+    prefix = os.environ["GENICULATE_PREFIX"]
+    assert row["dataset_path"] == f"{prefix}/tiny-1-1_{stored['preprocessing_hash'][:12]}"
     assert (datasets_root() / row["dataset_path"] / "trials").is_dir()
     assert (row["dataset_format"], row["dataset_trials"], row["dataset_conditions"]) == ("deeplake", 18, 12)
     assert row["dataset_bins"] == 18 * 60  # 2 s at 30 Hz
@@ -148,13 +150,14 @@ def test_killed_conversion_leaves_nothing_and_can_be_repeated(scan: Key, begin: 
     key = {**scan, **config.PreprocessingConfig.Movie.fill(frame_rate=15.0, height=9, width=9)[0]}
     finish(begin(CONVERT_AND_DIE.replace("{key!r}", repr(key))), status=-signal.SIGKILL)
     path = f"tiny-1-1_{key['preprocessing_hash'][:12]}"
+    folder = datasets_root() / os.environ["GENICULATE_PREFIX"]
     assert not len(Dataset & key)
-    assert not (datasets_root() / path).exists()
-    assert list(datasets_root().glob(f".{path}.*"))  # half of it lies aside
+    assert not (folder / path).exists()
+    assert list(folder.glob(f".{path}.*"))  # half of it lies aside
     assert len(Dataset().jobs.reserved & key) == 1
 
     assert populate_all(Dataset, key) == 1
-    assert not list(datasets_root().glob(f".{path}.*"))
+    assert not list(folder.glob(f".{path}.*"))
     after_a_kill = rows_of(key)
     responses = [Dataset.open(key).tensor("responses", i) for i in range(18)]
     (Dataset & key).delete(prompt=False)

@@ -70,24 +70,24 @@ def test_rows_tell_the_training_and_where_it_happened(trained: Key) -> None:
     assert row["model_datajoint"] == dj.__version__
     epochs = (Model.Epoch & trained).to_dicts(order_by="epoch")
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4, 5]
-    assert row["n_epochs"] == 5
+    assert row["model_epochs"] == 5
     assert 0 < sum(epoch["epoch_seconds"] for epoch in epochs) < row["model_seconds"]
     best = max(epochs, key=lambda epoch: epoch["epoch_validation_correlation"])
-    assert row["best_epoch"] == best["epoch"] > 0
+    assert row["model_best_epoch"] == best["epoch"] > 0
     assert row["validation_correlation"] == pytest.approx(best["epoch_validation_correlation"], abs=1e-6)
     encoder, _ = Model.load_encoder(trained)
-    assert row["n_parameters"] == sum(p.numel() for p in encoder.parameters())
+    assert row["model_parameters"] == sum(p.numel() for p in encoder.parameters())
 
 
 def test_same_key_gives_the_same_weights(trained: Key) -> None:
     from schemas.model import Model
 
-    before = (Model & trained).fetch1("weights").read()
+    before = (Model & trained).fetch1("model_weights").read()
     torch.manual_seed(7)  # whatever else drew random numbers in between
     (Model & trained).delete(prompt=False)
     assert not len(Model.Epoch & trained)
     Model.populate(trained, reserve_jobs=True)
-    assert (Model & trained).fetch1("weights").read() == before
+    assert (Model & trained).fetch1("model_weights").read() == before
 
 
 ELSEWHERE = """
@@ -111,7 +111,7 @@ key = {**dataset.MultiDataset.fill(key), **config.DataConfig.MovieClips.fill(cli
        **config.TrainConfig.Default.fill(max_epochs=5, batch_size=4, lr_init=0.05)[0], "seed": 1009}
 model.ModelSelection.fill(key)
 model.Model.populate(key)
-print(hashlib.sha256((model.Model & key).fetch1("weights").read()).hexdigest(), torch.get_num_threads())
+print(hashlib.sha256((model.Model & key).fetch1("model_weights").read()).hexdigest(), torch.get_num_threads())
 """
 
 
@@ -130,7 +130,7 @@ def test_same_key_on_other_tables_gives_the_same_weights(
     digest = finish(begin(code, GENICULATE_PREFIX=prefix, GENICULATE_DATASETS=folder)).split()[0]
     (Model & trained).delete(prompt=False)
     Model.populate(trained)
-    assert hashlib.sha256((Model & trained).fetch1("weights").read()).hexdigest() == digest
+    assert hashlib.sha256((Model & trained).fetch1("model_weights").read()).hexdigest() == digest
 
 
 KILLED_AFTER_TWO_EPOCHS = """
@@ -163,7 +163,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
 
     (Model & trained).delete(prompt=False)
     Model.populate(trained)
-    whole = (Model & trained).fetch1("weights").read()
+    whole = (Model & trained).fetch1("model_weights").read()
     epochs = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
     (Model & trained).delete(prompt=False)
     process = begin(KILLED_AFTER_TWO_EPOCHS)
@@ -180,7 +180,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     monkeypatch.setattr(module, "train", watched)
     assert populate_all(Model, trained) == 1
     assert seen == list(range(3, len(epochs) + 1))  # two epochs were not done again
-    assert (Model & trained).fetch1("weights").read() == whole
+    assert (Model & trained).fetch1("model_weights").read() == whole
     again = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
     assert again == epochs
     assert not checkpoint.exists()

@@ -141,6 +141,20 @@ def test_a_killed_writer_leaves_nothing_that_can_be_taken_for_a_dataset(tmp_path
     assert len(StoredDataset(target).tier) == 3
 
 
+def test_a_writer_that_lives_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WRITE_FOR_EVER, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as writing:
+        assert writing.stdout is not None
+        assert writing.stdout.readline() == "writing\n"
+        (aside,) = tmp_path.iterdir()
+        with write_dataset(target) as writer:
+            fill(writer)
+        assert contents(tmp_path) == [aside.name, "data"]
+        writing.kill()
+
+
 def test_missing_and_broken_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no dataset at .*gone.*populate again"):
         StoredDataset(tmp_path / "gone")
