@@ -73,7 +73,7 @@ class DemoPlan:
     preprocessing: Configuration = Movie()
     data: Configuration = MovieClips(clip_frames=60)
     networks: tuple[Network, ...] = (_network(linear=False), _network(linear=True))
-    trainer: Configuration = Default(batch_size=4, lr_init=0.01, max_epochs=8, patience=2, lr_decay_steps=1)
+    trainer: Configuration = Default(batch_size=4, lr_init=0.01, max_epochs=9, patience=1, lr_decay_steps=2)
     mei: Configuration = MovieMEI(norm=10.0, iterations=60, blur_space=1.5, blur_time=0.7)
     seeds: tuple[int, ...] = (1009,)
 
