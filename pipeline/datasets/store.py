@@ -23,10 +23,14 @@ from typing import Any
 import numpy as np
 import psutil
 
+from pipeline.datasets.statistics import Statistics
 from pipeline.errors import DatasetError
 
 FORMAT = "deeplake"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+PENDING_BYTES = 32 * 2**20
+"""Rows are handed to Deeplake in blocks of about this size, which bounds the memory that waits."""
 
 
 @functools.cache
@@ -52,6 +56,8 @@ class _TableWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._table: Any = None
+        self._pending: dict[str, list[Any]] = {}
+        self._pending_bytes = 0
         self.rows = 0
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -59,14 +65,25 @@ class _TableWriter:
             self._table = _deeplake().create(f"file://{self._path}")
             for name, value in row.items():
                 self._table.add_column(name, _column_type(value))
-        self._table.append({name: [value] for name, value in row.items()})
+            self._pending = {name: [] for name in row}
+        for name, value in row.items():
+            self._pending[name].append(value)
+            self._pending_bytes += getattr(value, "nbytes", 0)
         self.rows += 1
-        if self.rows % 64 == 0:  # bounds the rows that wait in memory
+        if self._pending_bytes > PENDING_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if next(iter(self._pending.values())):
+            self._table.append(self._pending)
             self._table.commit()
+        self._pending = {name: [] for name in self._pending}
+        self._pending_bytes = 0
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
         if self._table is None:
             raise DatasetError(f"nothing to store in {self._path.name}: the recording has no trial with a tier")
+        self._flush()
         self._table.metadata["geniculate"] = json.dumps({**metadata, "rows": self.rows, "complete": True})
         self._table.commit("complete")
         self._table = None
@@ -88,10 +105,11 @@ class DatasetWriter:
             self._seen.add(condition_hash)
 
     def add_trial(self, row: Mapping[str, Any]) -> None:
-        """Store one trial: ``trial_idx``, ``condition_hash``, ``tier`` and its tensors by name."""
+        """Store one trial: trial_idx, condition_hash, tier, withheld, stimulus_type, and its tensors by name."""
         if row["condition_hash"] not in self._seen:
             raise DatasetError(f"trial {row['trial_idx']}: its stimulus {row['condition_hash'][:12]} was not stored")
-        self._trials.append(row)
+        responses = row["responses"]
+        self._trials.append({**row, "bins": responses.shape[1] if responses.ndim == 2 else 1})
 
     def finish(self) -> None:
         """Mark both tables complete."""
@@ -147,15 +165,20 @@ def _open_table(path: Path) -> tuple[Any, dict[str, Any]]:
     return table, metadata
 
 
+_TRIAL_COLUMNS = ("trial_idx", "condition_hash", "tier", "withheld", "stimulus_type", "bins")
+
+
 class StoredDataset:
-    """Reads one dataset.
+    """Reads one dataset. Values stay on disk until they are asked for; reading a trial costs about a memory copy.
 
     Attributes
     ----------
     metadata : dict
         What the writer recorded: unit ids, names of the behaviour's channels, statistics, frame rate.
-    trial_idx, condition_hash, tier : list
+    trial_idx, condition_hash, tier, withheld, stimulus_type : list
         One entry a trial, in order of time.
+    bins : list of int
+        Length of each trial's responses; 1 for images.
     tensors : tuple of str
         Names of the trials' tensors.
     stimulus_tensor : str
@@ -174,14 +197,17 @@ class StoredDataset:
         self.trial_idx: list[int] = [int(i) for i in self._trials["trial_idx"][:]]
         self.condition_hash: list[str] = list(self._trials["condition_hash"][:])
         self.tier: list[str] = list(self._trials["tier"][:])
+        self.withheld: list[bool] = [bool(i) for i in self._trials["withheld"][:]]
+        self.stimulus_type: list[str] = list(self._trials["stimulus_type"][:])
+        self.bins: list[int] = [int(n) for n in self._trials["bins"][:]]
         names = [column.name for column in self._trials.schema.columns]
-        self.tensors = tuple(n for n in names if n not in ("trial_idx", "condition_hash", "tier"))
+        self.tensors = tuple(n for n in names if n not in _TRIAL_COLUMNS)
         (self.stimulus_tensor,) = (c.name for c in self._stimuli.schema.columns if c.name != "condition_hash")
         self._stimulus_row = {name: row for row, name in enumerate(self._stimuli["condition_hash"][:])}
 
     def rows(self, tier: str) -> list[int]:
-        """Return the rows of one tier's trials, in order of time."""
-        return [row for row, name in enumerate(self.tier) if name == tier]
+        """Return the rows of one tier's trials that have responses, in order of time."""
+        return [row for row, name in enumerate(self.tier) if name == tier and not self.withheld[row]]
 
     def tensor(self, name: str, row: int) -> np.ndarray:
         """Return one tensor of one trial."""
@@ -190,3 +216,19 @@ class StoredDataset:
     def stimulus(self, condition_hash: str) -> np.ndarray:
         """Return the pixels of one stimulus."""
         return np.asarray(self._stimuli[self._stimulus_row[condition_hash]][self.stimulus_tensor])
+
+    def statistics(self, name: str, stimulus_type: str = "all") -> Statistics:
+        """Return the training tier's statistics of 'inputs', 'inputs_per_image', 'responses' or a signal.
+
+        Raises
+        ------
+        DatasetError
+            If the dataset has none for this type of stimuli.
+        """
+        known = self.metadata["statistics"].get(name, {})
+        if stimulus_type not in known:
+            raise DatasetError(
+                f"the dataset at {self.path} has no statistics of {name!r} for stimuli of type {stimulus_type!r}: "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        return Statistics(**{moment: tuple(values) for moment, values in known[stimulus_type].items()})

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import store
+from pipeline.datasets.statistics import Statistics
 from pipeline.datasets.store import DatasetWriter, StoredDataset, write_dataset
 from pipeline.errors import DatasetError
 
@@ -26,8 +27,9 @@ import numpy as np
 from pipeline.datasets.store import write_dataset
 with write_dataset(Path(sys.argv[1])) as writer:
     writer.add_stimulus("a", "videos", np.zeros((1, 3, 2, 2), np.uint8))
-    for i in range(70):  # more than are kept back in memory
-        writer.add_trial({"trial_idx": i, "condition_hash": "a", "tier": "train", "responses": np.ones((2, 3), "f4")})
+    for i in range(14):  # more than are kept back in memory
+        writer.add_trial({"trial_idx": i, "condition_hash": "a", "tier": "train", "withheld": 0, "stimulus_type": "",
+                          "responses": np.ones((2**18, 3), "f4")})
     print("writing", flush=True)
     time.sleep(600)
 """
@@ -39,7 +41,8 @@ def movie(seed: int, frames: int = 4) -> np.ndarray:
 
 def trial(index: int, condition: str, frames: int = 4, tier: str = "train") -> dict[str, Any]:
     responses = np.random.default_rng(100 + index).normal(size=(2, frames)).astype(np.float32)
-    return {"trial_idx": index, "condition_hash": condition, "tier": tier, "responses": responses}
+    said = {"trial_idx": index, "condition_hash": condition, "tier": tier, "withheld": 0, "stimulus_type": f"t{frames}"}
+    return {**said, "responses": responses}
 
 
 def fill(writer: DatasetWriter) -> None:
@@ -62,6 +65,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (stored.tier, stored.rows("train"), stored.rows("validation")) == (["train", "test", "train"], [0, 2], [])
     assert (stored.tensors, stored.stimulus_tensor) == (("responses",), "videos")
     assert stored.metadata["unit_ids"] == [4, 9]
+    assert (stored.bins, stored.withheld, stored.stimulus_type) == ([4, 7, 4], [False] * 3, ["t4", "t7", "t4"])
     for row, frames in enumerate((4, 7, 4)):
         expected = trial(3 * row, "", frames)["responses"]
         assert stored.tensor("responses", row).dtype == np.float32
@@ -173,7 +177,10 @@ def test_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         other_version.setattr(store, "FORMAT_VERSION", store.FORMAT_VERSION - 1)
         with write_dataset(tmp_path / "old") as writer:
             fill(writer)
-    with pytest.raises(DatasetError, match="has format 0, this version reads 1: delete its Dataset row"):
+    with pytest.raises(
+        DatasetError,
+        match=f"has format {store.FORMAT_VERSION - 1}, this version reads {store.FORMAT_VERSION}: delete its Dataset row",
+    ):
         StoredDataset(tmp_path / "old")
 
 
@@ -186,3 +193,27 @@ def test_trials_need_their_stimulus_and_datasets_need_trials(tmp_path: Path) -> 
     with pytest.raises(DatasetError, match="nothing to store"), write_dataset(tmp_path / "data"):
         pass
     assert contents(tmp_path) == []
+
+
+def test_withheld_trials_are_in_no_tier_and_blocks_do_not_reorder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PENDING_BYTES", 100)  # a block for every few rows
+    with write_dataset(tmp_path / "data") as writer:
+        writer.add_stimulus("a", "videos", movie(1))
+        for index in range(20):
+            writer.add_trial({**trial(index, "a", tier="test"), "withheld": int(index % 5 == 2)})
+    stored = StoredDataset(tmp_path / "data")
+    assert stored.rows("test") == [i for i in range(20) if i % 5 != 2]
+    for row in range(20):
+        assert np.array_equal(stored.tensor("responses", row), trial(row, "a")["responses"])
+
+
+def test_statistics_are_asked_for_by_name_and_type_of_stimulus(tmp_path: Path) -> None:
+    with write_dataset(tmp_path / "data") as writer:
+        fill(writer)
+        writer.metadata["statistics"] = {"inputs": {"all": {"mean": [3.0], "std": [2.0]}}}
+    stored = StoredDataset(tmp_path / "data")
+    assert stored.statistics("inputs") == Statistics((3.0,), (2.0,))
+    with pytest.raises(DatasetError, match="no statistics of 'inputs' for stimuli of type 'gabor': it has all"):
+        stored.statistics("inputs", "gabor")
