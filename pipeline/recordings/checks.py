@@ -19,7 +19,6 @@ from pipeline.recordings.base import (
     Trace,
     Traces,
     Trial,
-    TrialValues,
 )
 
 NAN_RULES = ("refuse", "exclude", "interpolate")
@@ -165,7 +164,7 @@ def _check_units(recording: Recording, where: str) -> None:
     ids = [unit.unit_id for unit in recording.units]
     repeated = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
     if repeated:
-        raise RecordingError(f"{where}: unit_id {repeated[0]} stands for {ids.count(repeated[0])} units; make ids unique")
+        raise RecordingError(f"{where}: unit_id {repeated[0]} is that of {ids.count(repeated[0])} units")
     groups = recording.opto_groups
     if groups and len(groups) != len(ids):
         raise RecordingError(f"{where}: opto_groups has {len(groups)} entries for {len(ids)} units")
@@ -198,8 +197,8 @@ def _check_responses(responses: Responses, recording: Recording, here: str) -> N
         unit = names[int(np.flatnonzero(bad)[0])]
         raise RecordingError(
             f"{here}, unit {unit.unit_name}: responses hold NaN or infinity"
-            f"{f' ({int(bad.sum())} units in all)' if bad.sum() > 1 else ''}; correct them, leave the unit out, or choose "
-            "what to do with NaN (exclude, interpolate) where the format offers it"
+            f"{f' ({int(bad.sum())} units in all)' if bad.sum() > 1 else ''}; correct them, leave the unit out, "
+            "or choose what to do with NaN (exclude, interpolate) where the format offers it"
         )
     if isinstance(responses, Traces):
         if responses.times.shape != responses.values.shape[1:]:
