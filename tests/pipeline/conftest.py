@@ -12,7 +12,7 @@ import torch
 
 from pipeline.datasets.conversion import Conversion, convert_movie
 from pipeline.datasets.preprocessing import Movie
-from pipeline.recordings.base import Source, SpikeTimes, Stimulus, Trace, Trial, Unit, hash_pixels
+from pipeline.recordings.base import Recording, Source, SpikeTimes, Stimulus, Trace, Trial, Unit, hash_pixels
 from pipeline.recordings.thesis import ThesisRecording
 from pipeline.simulation import GroundTruth, SimulationSettings, simulate_dlgn
 
@@ -26,8 +26,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class HandmadeRecording:
+class HandmadeRecording(Recording):
     """Movies (time, height, width) shown one after another at the given rate, and whatever is said about each trial."""
+
+    source_format = "handmade"
 
     def __init__(
         self,
@@ -45,8 +47,9 @@ class HandmadeRecording:
         self.hashes = [hash_pixels(p, frame_rate) for p in pixels]
         self._pixels = dict(zip(self.hashes, pixels, strict=True))
         self._spikes, self._signals, self._pulses = spikes, signals, pulses
-        self.source = Source("handmade")
+        self.source = Source(self.source_format)
         self.units = tuple(Unit(10 + u, f"unit {u}") for u in range(len(spikes[0])))
+        self.opto_groups = (0,) * len(self.units)
         self.stimuli = {h: Stimulus(h, frame_rate, self._pixels[h].shape, h[:4]) for h in self.hashes}
         starts = [100.0 * i for i in range(len(shown))] if starts is None else starts
         self.trials = tuple(
@@ -57,14 +60,15 @@ class HandmadeRecording:
     def frames(self, condition_hash: str) -> np.ndarray:
         return self._pixels[condition_hash]
 
-    def responses(self, trial_idx: int) -> SpikeTimes:
+    def responses(self, trial_idx: int, margin: float = 0.0) -> SpikeTimes:
         return SpikeTimes(tuple(self._spikes[trial_idx]))
 
-    def signals(self, trial_idx: int) -> dict[str, Trace]:
+    def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
         return {} if self._signals is None else self._signals[trial_idx]
 
-    def opto_pulses(self, trial_idx: int) -> np.ndarray:
-        return np.asarray([] if self._pulses is None else self._pulses[trial_idx], float).reshape(-1, 2)
+    def opto_pulses(self, trial_idx: int) -> tuple[np.ndarray, ...]:
+        pulses = [] if self._pulses is None else self._pulses[trial_idx]
+        return (np.asarray(pulses, float).reshape(-1, 2),)
 
 
 @pytest.fixture(scope="session")
