@@ -48,6 +48,12 @@ class Scan(dj.Manual):
         JSON of the reader's arguments: absolute paths and selections.
     source_fingerprint : varchar
         SHA-256 of what was read; conversion refuses a source that has changed since.
+    response_unit : varchar
+        What responses count or measure: 'spikes', 'dF/F'.
+    stimulus_kind : varchar
+        'image', 'video' or 'mixed': what preprocessing fits.
+    scan_leaks : int32
+        Stimuli that the source shows in several tiers; ``scan_leak_rule`` says what became of them.
     screen_width_deg, screen_height_deg : float64
         Size of the stimulus in the animal's field of view (deg); NULL if unknown.
     """
@@ -62,6 +68,10 @@ class Scan(dj.Manual):
     source_fingerprint : varchar(64)  # SHA-256 of what was read
     scan_units : int32  # units in the recording
     scan_trials : int32  # trials in the recording
+    response_unit : varchar(32)  # what responses count or measure
+    stimulus_kind : varchar(16)  # 'image', 'video' or 'mixed'
+    scan_leaks : int32  # stimuli that the source shows in several tiers
+    scan_leak_rule : varchar(16)  # what became of these: 'held-out', 'train' or 'exclude'; 'refuse': there are none
     screen_width_deg=null : float64  # (deg) width of the stimulus
     screen_height_deg=null : float64  # (deg) height of the stimulus
     scan_ingested=CURRENT_TIMESTAMP : datetime  # when the scan was ingested
@@ -77,3 +87,41 @@ class Scan(dj.Manual):
         ---
         unit_name : varchar(64)  # the laboratory's name for it
         """
+
+
+@schema
+class AreaMembership(dj.Manual):
+    """The brain area in which a unit lies."""
+
+    definition = """
+    # Brain area of a unit
+    -> Scan.Unit
+    ---
+    brain_area : varchar(64)  # such as 'V1' or 'dLGN'
+    """
+
+
+@schema
+class LayerMembership(dj.Manual):
+    """The layer in which a unit lies."""
+
+    definition = """
+    # Layer of a unit
+    -> Scan.Unit
+    ---
+    layer : varchar(32)  # such as 'L2/3'
+    """
+
+
+@schema
+class UnitPosition(dj.Manual):
+    """Where a unit lies, in the coordinates of the laboratory."""
+
+    definition = """
+    # Where a unit lies
+    -> Scan.Unit
+    ---
+    unit_x : float64  # (um) first coordinate
+    unit_y : float64  # (um) second coordinate
+    unit_z : float64  # (um) third coordinate, the depth
+    """

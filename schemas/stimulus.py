@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datajoint as dj
 
+from pipeline.errors import DatasetError
 from schemas import recording
 from schemas.connection import schema as open_schema
 
@@ -60,14 +63,16 @@ class Trial(dj.Manual):
     -> Condition
     trial_start : float64  # (s) on the recording's clock
     trial_duration : float64  # (s) duration
-    trial_opto_seconds : float64  # (s) optogenetic light within the trial
+    trial_opto_seconds : float64  # (s) optogenetic light within the trial, over all trains of light
+    trial_withheld : bool  # the source keeps the responses to itself
     stimulus_name : varchar(255)  # name of the stimulus in the source
+    stimulus_type : varchar(64)  # class of stimuli that the source counts it to; empty if it tells none
     """
 
 
 @schema
 class ExcludedTrial(dj.Manual):
-    """A trial that no dataset may use."""
+    """A trial that no dataset may use. Exclude trials before the scan is converted."""
 
     definition = """
     # A trial that no dataset may use
@@ -75,6 +80,27 @@ class ExcludedTrial(dj.Manual):
     ---
     exclusion_comment : varchar(255)  # why
     """
+
+    def insert(self, rows: Any, **options: Any) -> None:
+        """Exclude trials.
+
+        Raises
+        ------
+        DatasetError
+            If a dataset was made from the scan already: it, and the models trained on it, hold these trials.
+        """
+        from schemas.dataset import Dataset  # which refers to this module
+
+        rows = rows.to_dicts() if isinstance(rows, dj.expression.QueryExpression) else list(rows)
+        names = recording.Scan().primary_key
+        for scan in {tuple(row[name] for name in names) for row in rows}:
+            key = dict(zip(names, scan, strict=True))
+            if len(Dataset & key):
+                raise DatasetError(
+                    f"scan {key} was converted already, with the trials that are now to be excluded: delete its Dataset "
+                    f"first, (Dataset & {key}).delete(), then exclude them and populate again"
+                )
+        super().insert(rows, **options)
 
 
 @schema
@@ -86,5 +112,5 @@ class ConditionTier(dj.Manual):
     -> recording.Scan
     -> Condition
     ---
-    tier : varchar(16)  # 'train', 'validation' or 'test'
+    tier : varchar(16)  # 'train', 'validation', 'test', 'final' or 'ood'
     """

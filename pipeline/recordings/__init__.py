@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import (
+    BEHAVIOR,
+    PUPIL,
     TIERS,
     Recording,
+    Responses,
     Source,
     SpikeTimes,
     Stimulus,
     Trace,
+    Traces,
     Trial,
+    TrialValues,
     Unit,
     hash_pixels,
 )
 from pipeline.recordings.thesis import ThesisRecording
-from pipeline.recordings.tiers import assign_tiers
+from pipeline.recordings.tiers import LEAK_RULES, Assignment, assign_tiers
 
 __all__ = [
-    "FORMATS", "TIERS", "Recording", "Source", "SpikeTimes", "Stimulus", "ThesisRecording", "Trace", "Trial", "Unit",
-    "assign_tiers", "hash_pixels", "open_recording",
+    "BEHAVIOR", "FORMATS", "LEAK_RULES", "PUPIL", "TIERS", "Assignment", "Recording", "Responses", "Source", "SpikeTimes",
+    "Stimulus", "Trace", "Traces", "Trial", "TrialValues", "Unit", "assign_tiers", "hash_pixels", "open_recording",
 ]  # fmt: skip
 
-FORMATS: Mapping[str, Callable[..., Recording]] = MappingProxyType({"thesis": ThesisRecording})
-"""Readers by the name of their format."""
+FORMATS: Mapping[str, type[Recording]] = MappingProxyType(
+    {
+        "thesis": ThesisRecording,
+    }
+)
+"""Readers by the name of their format. The command line has a command for each."""
 
 
 def open_recording(source_format: str, **location: str) -> Recording:
