@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
 import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import GeniculateError
 from pipeline.provenance import package_version
+from populate.console import command, escaped, out
+from populate.ingest_commands import FormatCommands
 
 # The tables and torch are imported by the commands that use them, so that --help is there at once.
 
@@ -29,35 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 server = typer.Typer(no_args_is_help=True, help="The embedded server, which is used where no other is configured.")
-ingest = typer.Typer(no_args_is_help=True, help="Bring a recording into the database; one command for each format.")
+ingest = typer.Typer(
+    no_args_is_help=True,
+    cls=FormatCommands,
+    help="Bring a recording into the database; one command for each format.",
+)
 app.add_typer(server, name="server")
 app.add_typer(ingest, name="ingest")
-
-out = Console()
-
-
-def command(group: typer.Typer, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose own errors are printed as one sentence, with exit code 1."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def guarded(*arguments: Any, **named: Any) -> None:
-            logging.basicConfig(level=logging.WARNING, format="%(message)s")
-            logging.getLogger("schemas").setLevel(logging.INFO)  # such as which server is used
-            try:
-                function(*arguments, **named)
-            except GeniculateError as error:
-                Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/bold red] {_escaped(str(error))}")
-                raise typer.Exit(1) from error
-
-        group.command(**options)(guarded)
-        return function
-
-    return register
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _show_version(wanted: bool) -> None:
@@ -110,66 +84,27 @@ def _frame(frame: Any, title: str) -> Table:
     for _, row in frame.iterrows():
         scores = [row["validation_correlation"], row["test_correlation"]]
         shown = ["undefined" if score is None or score != score else f"{score:.3f}" for score in scores]  # NaN
-        table.add_row(_escaped(row["core"]), str(row["seed"]), *shown, str(row["model_epochs"]))
+        table.add_row(escaped(row["core"]), str(row["seed"]), *shown, str(row["model_epochs"]))
     return table
 
 
-@command(
-    ingest,
-    epilog="Example: `geniculate ingest thesis --responses responses.pkl --videos movies/ "
-    "--behavior resp_behav_df.pkl --subject m0123 --session 2 --scan 1 --screen 108x67`",
-)
-def thesis(
-    responses: Annotated[Path, typer.Option(help="Pickled data frame: one row a unit and presentation.")],
-    videos: Annotated[Path, typer.Option(help="Folder of the scenes: one AVI file each.")],
+@command(app, epilog="Example: `geniculate annotate units.csv --subject m0123 --session 2 --scan 1`")
+def annotate(
+    table: Annotated[
+        Path, typer.Argument(help="CSV with unit_id or unit_name, and any of area, layer, and x, y, z together (um).")
+    ],
     subject: Annotated[str, typer.Option(help="Name of the animal.")],
     session: Annotated[int, typer.Option(help="Number of the session.")],
     scan: Annotated[int, typer.Option(help="Number of the scan within the session.")],
-    behavior: Annotated[Path | None, typer.Option(help="Pickled data frame of running and pupil.")] = None,
-    mouse: Annotated[str, typer.Option(help="Take only this mouse (column m).")] = "",
-    series: Annotated[str, typer.Option(help="Take only this series (column s).")] = "",
-    experiment: Annotated[str, typer.Option(help="Take only this experiment (column e).")] = "",
-    exclude_units: Annotated[str, typer.Option(help="Leave out these units: numbers with commas.")] = "",
-    screen: Annotated[str, typer.Option(help="Width and height of the stimulus in degrees, such as 108x67.")] = "",
 ) -> None:
-    """Ingest the format of the dLGN thesis: pickled spike times and AVI scenes.
+    """Tell the brain area, layer and position of a scan's units, where the recording itself does not.
 
-    Everything is checked before anything is written; the same recording again is a no-op.
+    All rows or none are inserted; what is there already may not be contradicted.
     """
-    given = {
-        "responses": str(responses),
-        "videos": str(videos),
-        "behavior": str(behavior or ""),
-        "mouse": mouse,
-        "series": series,
-        "experiment": experiment,
-        "exclude_units": exclude_units,
-    }
-    _ingest("thesis", {name: value for name, value in given.items() if value}, subject, session, scan, screen)
+    from populate.annotations import annotate_from_csv
 
-
-def _ingest(source_format: str, location: dict[str, str], subject: str, session: int, scan: int, screen: str) -> None:
-    from pipeline.recordings import open_recording
-
-    with out.status("Reading and checking the recording"):
-        source = open_recording(source_format, **location)
-    from populate.ingest import ingest as insert
-
-    done = insert(source, subject, session, scan, _degrees(screen))
-    what = f"{subject}-{session}-{scan}: {done.n_units} units, {done.n_trials} trials, {done.n_conditions} stimuli"
-    out.print(f"Ingested {what}" if done.is_new else f"Already there, nothing was written: {what}")
-
-
-def _degrees(text: str) -> tuple[float, float] | None:
-    if not text:
-        return None
-    try:
-        width, height = (float(part) for part in text.lower().split("x"))
-    except ValueError:
-        width = height = math.nan
-    if not (0 < width < math.inf and 0 < height < math.inf):
-        raise GeniculateError(f"--screen {text!r}: give width and height in degrees, such as 108x67")
-    return width, height
+    new = annotate_from_csv({"subject": subject, "session": session, "scan_idx": scan}, table)
+    out.print(f"{new} annotations of units are new in {subject}-{session}-{scan}.")
 
 
 @command(app, epilog="Example: `geniculate work --watch 60` on every machine that shares the server.")
@@ -204,7 +139,7 @@ def _work_once(told: set[str], quiet: bool) -> bool:
             failed = True
             if str(error) not in told:
                 told.add(str(error))
-                out.print(f"[red]{_escaped(str(error))}[/red]")
+                out.print(f"[red]{escaped(str(error))}[/red]")
             continue
         if made or not quiet:
             out.print(f"{table.__name__}: {made} computed" if made else f"[dim]{table.__name__}: nothing to do[/dim]")
@@ -226,7 +161,7 @@ def status() -> None:
     out.print(table)
     for computed in COMPUTED:
         for job in computed.jobs.errors.to_dicts():
-            out.print(f"[red]{computed.__name__}[/red] {_escaped(job['error_message'])}")
+            out.print(f"[red]{computed.__name__}[/red] {escaped(job['error_message'])}")
 
 
 @command(app, epilog="Example: `geniculate retry && geniculate work`")

@@ -15,7 +15,7 @@ from schemas import config, dataset, model, recording
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
-from schemas.restrictions import by_key
+from schemas.restrictions import effective
 from schemas.rows import null
 
 schema = open_schema("mei")
@@ -70,12 +70,14 @@ class TargetDataset(dj.Manual):
         ------
         DatasetError
             If no unit of the group matches.
+        ConfigurationError
+            If a restriction names nothing that units have.
         """
         target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
         members = (dataset.MultiDataset.Member & target).proj() * recording.Scan.Unit.proj()
         with cls().connection.transaction:
             if not len(cls & target):
-                chosen = (members & by_key(units)).keys()
+                chosen = (members & effective(units, members.heading.names, "units")).keys()
                 if not chosen:
                     raise DatasetError(
                         f"no unit of group {target['group_id']} matches the choice {target_name!r}: change the "

@@ -31,7 +31,7 @@ from schemas.connection import schema as open_schema
 from schemas.connection import settings
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
-from schemas.restrictions import by_key
+from schemas.restrictions import effective
 from schemas.rows import null
 
 schema = open_schema("model")
@@ -92,7 +92,7 @@ class ModelSelection(dj.Manual):
             dataset.MultiDataset.proj() * config.DataConfig.proj() * _networks() * config.TrainConfig.proj()
         ) * config.Seed.proj()
         for restriction in restrictions:
-            wanted = wanted & _effective(restriction, wanted.heading.names)
+            wanted = wanted & effective(restriction, wanted.heading.names, "models")
         new = (wanted.proj() - cls.proj()).keys()
         cls.insert(({**key, "selection_priority": priority} for key in new), skip_duplicates=True)
         return len(new)
@@ -101,25 +101,6 @@ class ModelSelection(dj.Manual):
 def _networks() -> dj.expression.QueryExpression:
     """Networks and the hashes of their parts, so that queries on the parts restrict them."""
     return config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
-
-
-def _effective(restriction: Any, names: list[str]) -> Any:
-    """Return a restriction that restricts for certain: DataJoint ignores names that a query does not have."""
-    restriction = by_key(restriction)
-    for item in restriction if isinstance(restriction, list) else [restriction]:
-        unknown: set[str] = set()
-        if isinstance(item, list):
-            _effective(item, names)
-        elif isinstance(item, dj.expression.QueryExpression) and not set(item.heading.names) & set(names):
-            unknown = set(item.heading.names)
-        elif isinstance(item, Mapping):
-            unknown = set(item) - set(names)
-        if unknown:
-            raise ConfigurationError(
-                f"{', '.join(sorted(unknown))} cannot choose models: restrict by {', '.join(names)}, or by a query "
-                "that has one of them"
-            )
-    return restriction
 
 
 @schema
@@ -303,7 +284,8 @@ class Model(dj.Computed):
         Parts are named by their kind and the settings in which the listed models differ.
         """
         models = cls * _networks()
-        models = models & dj.AndList(_effective(restriction, models.heading.names) for restriction in restrictions)
+        names = models.heading.names
+        models = models & dj.AndList(effective(restriction, names, "models") for restriction in restrictions)
         rows = models.proj("validation_correlation", "test_correlation", "model_epochs", "model_parameters").to_dicts()
         networks = [config.NetworkConfig.load_network(row) for row in rows]
         for name in config.NETWORK_PARTS:

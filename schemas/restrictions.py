@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datajoint as dj
+
+from pipeline.errors import ConfigurationError
 
 
 def by_key(restriction: Any) -> Any:
@@ -19,3 +22,38 @@ def by_key(restriction: Any) -> Any:
     if isinstance(restriction, type) and issubclass(restriction, dj.Table):
         restriction = restriction()
     return restriction.proj() if isinstance(restriction, dj.expression.QueryExpression) else restriction
+
+
+def effective(restriction: Any, names: Iterable[str], what: str) -> Any:
+    """Return a restriction by keys that restricts for certain: DataJoint ignores names that a query does not have.
+
+    Parameters
+    ----------
+    restriction : Any
+        Query, mapping, condition in SQL, or a list of these.
+    names : iterable of str
+        Columns of the query that is to be restricted.
+    what : str
+        What its rows are, for the error.
+
+    Raises
+    ------
+    ConfigurationError
+        If the restriction, or a part of it, names nothing that the query has.
+    """
+    names = list(names)
+    restriction = by_key(restriction)
+    for item in restriction if isinstance(restriction, list) else [restriction]:
+        unknown: set[str] = set()
+        if isinstance(item, list):
+            effective(item, names, what)
+        elif isinstance(item, dj.expression.QueryExpression) and not set(item.heading.names) & set(names):
+            unknown = set(item.heading.names)
+        elif isinstance(item, Mapping):
+            unknown = set(item) - set(names)
+        if unknown:
+            raise ConfigurationError(
+                f"{', '.join(sorted(unknown))} cannot choose {what}: restrict by {', '.join(names)}, or by a query "
+                "that has one of them"
+            )
+    return restriction

@@ -97,8 +97,8 @@ class ExcludedTrial(dj.Manual):
             key = dict(zip(names, scan, strict=True))
             if len(Dataset & key):
                 raise DatasetError(
-                    f"scan {key} was converted already, with the trials that are now to be excluded: delete its Dataset "
-                    f"first, (Dataset & {key}).delete(), then exclude them and populate again"
+                    f"scan {key} was converted already, with the trials that are now to be excluded: first delete its "
+                    f"Dataset, (Dataset & {key}).delete(), then exclude them and populate again"
                 )
         super().insert(rows, **options)
 
