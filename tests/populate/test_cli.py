@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.recordings import FORMATS
 from pipeline.simulation import SimulationSettings, simulate_dlgn
 from populate.cli import app
 
 runner = CliRunner()
 COMMANDS = [
     "demo",
+    "annotate",
     "work",
     "status",
     "retry",
@@ -20,7 +22,8 @@ COMMANDS = [
     "server start",
     "server stop",
     "server status",
-    "ingest thesis",
+    "ingest",
+    *(f"ingest {name}" for name in FORMATS),
 ]
 
 
@@ -29,6 +32,20 @@ def test_every_command_explains_itself(command: str) -> None:
     done = runner.invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
     assert len(done.output.splitlines()) > 5
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_argument_of_every_reader_is_explained(name: str) -> None:
+    import inspect
+
+    from populate.ingest_commands import parameter_docs
+
+    reader = FORMATS[name]
+    assert reader.source_format == name
+    assert reader.example
+    explained = parameter_docs(reader)
+    assert set(inspect.signature(reader).parameters) == set(explained)
+    assert all(len(text) > 10 for text in explained.values())
 
 
 def test_version_names_the_package() -> None:

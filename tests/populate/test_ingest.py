@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import GeniculateError, RecordingError
-from pipeline.recordings import Source, Stimulus, Trial, Unit
+from pipeline.recordings import Recording, Source, SpikeTimes, Stimulus, Trial, Unit
 
 pytestmark = pytest.mark.database
 Key = dict[str, Any]
@@ -237,8 +237,10 @@ def test_damaged_sources_leave_no_rows(
     assert not len(recording.Subject & {"subject": "damaged"})
 
 
-class Made:
+class Made(Recording):
     """A recording of numbers alone, as large as one likes."""
+
+    source_format = "thesis"
 
     def __init__(self, units: int, trials: int, conditions: list[Stimulus], pulses: Any = ()) -> None:
         self.source = Source("thesis", {"responses": "/nowhere"}, f"{units}-{trials}-{len(conditions)}".rjust(64, "0"))
@@ -248,8 +250,14 @@ class Made:
         self.trials = tuple(Trial(i, names[i % len(names)], 10.0 * i, 2.0, None) for i in range(trials))
         self.pulses = pulses
 
-    def opto_pulses(self, trial_idx: int) -> np.ndarray:
-        return np.array(self.pulses, float).reshape(-1, 2) + 10.0 * trial_idx
+    def frames(self, condition_hash: str) -> np.ndarray:
+        return np.zeros(self.stimuli[condition_hash].shape, np.uint8)
+
+    def responses(self, trial_idx: int, margin: float = 0.0) -> SpikeTimes:
+        return SpikeTimes(tuple(np.empty(0) for _ in self.units))
+
+    def opto_pulses(self, trial_idx: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.array(train, float).reshape(-1, 2) + 10.0 * trial_idx for train in self.pulses)
 
 
 def scenes(first: int, count: int, rate: float | None = 30.0) -> list[Stimulus]:
@@ -290,9 +298,83 @@ def test_a_condition_in_two_tiers_is_refused() -> None:
     source = Made(2, 4, scenes(1100, 2))
     tiers = ("train", "validation", "test", "validation")
     source.trials = tuple(replace(trial, tier=tier) for trial, tier in zip(source.trials, tiers, strict=True))
-    with pytest.raises(RecordingError, match="is in two tiers: train, and test in trial 2"):
+    with pytest.raises(RecordingError, match="is in two tiers: train in trial 0, test in trial 2"):
         ingest(source, "torn", 1, 1)
     assert not len(recording.Subject & {"subject": "torn"})
+
+
+LEAKING = ("train", "validation", "test", "validation", "train", "train")
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted", "excluded"),
+    [("held-out", "test", 0), ("train", "train", 0), ("exclude", None, 3)],
+)
+def test_leaking_stimuli_follow_the_rule_and_are_counted(rule: str, wanted: str | None, excluded: int) -> None:
+    from populate.ingest import ingest
+    from schemas import recording, stimulus
+
+    shown = scenes(1300, 4)
+    source = Made(2, 6, shown)
+    order = (0, 1, 0, 1, 0, 2)
+    source.trials = tuple(
+        replace(trial, tier=tier, condition_hash=shown[i].condition_hash)
+        for trial, tier, i in zip(source.trials, LEAKING, order, strict=True)
+    )
+    done = ingest(source, f"leaks-{rule}", 1, 1, leaks=rule)
+    assert (done.n_leaks, done.n_excluded) == (1, excluded)
+    row = (recording.Scan & done.key).fetch1()
+    assert (row["scan_leaks"], row["scan_leak_rule"]) == (1, rule)
+    tiers = dict(zip(*(stimulus.ConditionTier & done.key).to_arrays("condition_hash", "tier"), strict=True))
+    assert tiers.get(shown[0].condition_hash) == wanted
+    assert tiers[shown[1].condition_hash] == "validation"
+    gone = (stimulus.ExcludedTrial & done.key).to_dicts(order_by="trial_idx")
+    assert [g["trial_idx"] for g in gone] == ([0, 2, 4] if excluded else [])
+    assert all("in several tiers: train, test" in g["exclusion_comment"] for g in gone)
+
+
+def test_open_stimuli_keep_the_tier_of_other_scans() -> None:
+    from populate.ingest import ingest
+    from schemas import stimulus
+
+    shown = scenes(1400, 30)
+    first = Made(1, 30, shown)
+    first.trials = tuple(replace(t, tier=("train", "validation", "test")[t.trial_idx % 3]) for t in first.trials)
+    one, two = ingest(first, "stable", 1, 1).key, ingest(Made(2, 60, shown[::-1]), "stable", 1, 2).key
+    tiers = [
+        dict(zip(*(stimulus.ConditionTier & k).to_arrays("condition_hash", "tier"), strict=True)) for k in (one, two)
+    ]
+    assert tiers[0] == tiers[1]
+    assert len(tiers[0]) == 30
+
+
+def test_withheld_and_excluded_trials_are_marked() -> None:
+    from populate.ingest import ingest
+    from schemas import recording, stimulus
+
+    source = Made(1, 6, scenes(1500, 3))
+    source.trials = (
+        *source.trials[:4],
+        replace(source.trials[4], withheld=True),
+        replace(source.trials[5], exclusion="the projector was off " + "x" * 300),
+    )
+    source.response_unit = "dF/F"
+    done = ingest(source, "marked", 1, 1)
+    assert (done.n_withheld, done.n_excluded) == (1, 1)
+    assert (recording.Scan & done.key).fetch1("response_unit", "stimulus_kind") == ("dF/F", "video")
+    assert list((stimulus.Trial & done.key & {"trial_withheld": True}).to_arrays("trial_idx")) == [4]
+    (gone,) = (stimulus.ExcludedTrial & done.key).to_dicts()
+    assert gone["trial_idx"] == 5
+    assert gone["exclusion_comment"].startswith("the projector was off")
+
+
+def test_trials_of_a_converted_scan_are_not_excluded(stored: Key) -> None:
+    from schemas import stimulus
+
+    scan = {name: stored[name] for name in ("subject", "session", "scan_idx")}
+    with pytest.raises(GeniculateError, match=r"was converted already.*delete its Dataset"):
+        stimulus.ExcludedTrial.insert1({**scan, "trial_idx": 0, "exclusion_comment": "too late"})
+    assert not len(stimulus.ExcludedTrial & scan)
 
 
 def test_light_is_counted_within_the_trial() -> None:
@@ -300,7 +382,7 @@ def test_light_is_counted_within_the_trial() -> None:
     from schemas import stimulus
 
     # 0.5 s before the trial, 0.25 s within, and 1.8 to 2.4 s of which 0.2 s are within its 2 s
-    source = Made(1, 4, scenes(1200, 2), pulses=[(-0.5, 0.0), (0.5, 0.75), (1.8, 2.4)])
+    source = Made(1, 4, scenes(1200, 2), pulses=[[(-0.5, 0.0), (0.5, 0.75)], [(1.8, 2.4)]])
     key = ingest(source, "lit", 1, 1).key
     assert list((stimulus.Trial & key).to_arrays("trial_opto_seconds")) == pytest.approx([0.45] * 4)
 
