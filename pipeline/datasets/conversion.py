@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.datasets import preprocessing as pre
-from pipeline.datasets.statistics import RunningStatistics, Statistics
+from pipeline.configuration import Configuration
+from pipeline.datasets.preprocessing import Pixels
+from pipeline.datasets.sampling import Sampling, sampling_of
+from pipeline.datasets.statistics import Statistics, TrainingStatistics
 from pipeline.datasets.store import write_dataset
 from pipeline.errors import DatasetError
-from pipeline.recordings.base import TIERS, Recording, Trial
-
-BEHAVIOR = ("run", "pupil_size")
-PUPIL = ("pupil_x", "pupil_y")
+from pipeline.recordings.base import BEHAVIOR, PUPIL, SIGNALS, TIERS, Recording, Trace, Trial
 
 Progress = Callable[[int, int], None]
 """Called with the number of trials done and the number of all trials."""
@@ -47,40 +47,44 @@ class Conversion:
 
     Attributes
     ----------
-    n_trials, n_conditions, n_bins : int
-        Trials, distinct stimuli and bins over all trials.
+    n_trials, n_withheld, n_conditions, n_bins : int
+        All trials, those of them whose responses are withheld, distinct stimuli, and bins over all trials.
     responses : Statistics
         Of the training tier, one entry a unit.
-    spikes : tuple of int
-        Spikes of each unit over all trials.
+    totals : tuple of float
+        Each unit's responses summed over all trials that have them: of spike counts, its spikes.
     tensors : tuple of TensorInfo
         The stimulus first.
     """
 
     n_trials: int
+    n_withheld: int
     n_conditions: int
     n_bins: int
     responses: Statistics
-    spikes: tuple[int, ...]
+    totals: tuple[float, ...]
     tensors: tuple[TensorInfo, ...]
 
 
-def convert_movie(
+def convert(
     recording: Recording,
-    preprocessing: pre.Movie,
+    preprocessing: Configuration,
     tiers: Mapping[str, str],
     path: Path,
     excluded: Collection[int] = (),
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write a movie recording as a dataset at ``path``; memory holds one trial at a time.
+    """Write a recording as a dataset at ``path``; memory holds one trial at a time.
+
+    Trials that the source or ``excluded`` leaves out are not in it. Withheld ones are, with NaN for responses, and
+    count in no statistics.
 
     Parameters
     ----------
     recording : Recording
         Open source.
-    preprocessing : Movie
-        Frame rate and size.
+    preprocessing : Movie or Image
+        See `pipeline.datasets.preprocessing`.
     tiers : mapping
         condition_hash to tier; every condition of a trial that is kept must be there.
     path : Path
@@ -93,54 +97,67 @@ def convert_movie(
     Raises
     ------
     DatasetError
-        If a condition has no tier, the training tier is empty, or a trial lacks a signal that others have.
+        If a condition has no tier, the training tier is empty, a trial lacks a signal that others have, or a stimulus
+        or response is not what the preprocessing needs.
+    ConfigurationError
+        If the preprocessing asks for something that the recording does not have.
     """
     left_out = set(excluded)
-    trials = [trial for trial in recording.trials if trial.trial_idx not in left_out]
-    _check(trials, tiers)
-    bins = _bins_per_condition(recording, trials, preprocessing.frame_rate)
-    signals = tuple(n for n in BEHAVIOR + PUPIL if n in recording.signals(trials[0].trial_idx))
-    gathered = {name: RunningStatistics() for name in ("inputs", "responses", *signals)}
-    spikes = np.zeros(len(recording.units), np.int64)
-    seen: set[str] = set()
+    trials = [trial for trial in recording.trials if trial.trial_idx not in left_out and not trial.exclusion]
+    learned = _training_conditions(trials, tiers)
+    sampling = sampling_of(preprocessing, recording, trials)
+    example = next(t for t in trials if t.condition_hash in learned and not t.withheld)
+    unit = sampling.response_unit(recording.responses(example.trial_idx), recording.response_unit)
+    reader = _TrialReader(recording, sampling, trials[0])
+    statistics = TrainingStatistics()
+    totals = np.zeros(len(recording.units))
+    pixels: dict[str, _PixelForm] = {}
     with write_dataset(path) as writer:
         for done, trial in enumerate(trials):
-            training = tiers[trial.condition_hash] == "train"
-            if trial.condition_hash not in seen:
-                seen.add(trial.condition_hash)
-                frames = _movie(recording, trial, preprocessing, bins[trial.condition_hash])
-                writer.add_stimulus(trial.condition_hash, "videos", frames)
-                if training:
-                    gathered["inputs"].update(frames.reshape(1, -1))
-            row = _trial_row(recording, trial, preprocessing.frame_rate, bins[trial.condition_hash], signals)
-            writer.add_trial({**row, "tier": tiers[trial.condition_hash]})
-            spikes += row["responses"].sum(axis=1, dtype=np.int64)
-            if training:
-                gathered["responses"].update(row["responses"])
-                for name in signals:
-                    tensor, names = ("behavior", BEHAVIOR) if name in BEHAVIOR else ("pupil_location", PUPIL)
-                    channel = [n for n in names if n in signals].index(name)
-                    gathered[name].update(row[tensor][channel : channel + 1])
+            stimulus = recording.stimuli[trial.condition_hash]
+            if trial.condition_hash not in pixels:
+                stored = sampling.stimulus(trial, stimulus, recording.frames(trial.condition_hash))
+                pixels[trial.condition_hash] = _PixelForm.of(stored, stimulus.stimulus_name, trial, pixels)
+                writer.add_stimulus(trial.condition_hash, sampling.stimulus_tensor, stored)
+                if trial.condition_hash in learned:
+                    statistics.add_stimulus(stimulus.stimulus_type, stored)
+            tensors = reader.read(trial)
+            columns = {
+                "trial_idx": trial.trial_idx,
+                "condition_hash": trial.condition_hash,
+                "tier": tiers[trial.condition_hash],
+                "withheld": int(trial.withheld),
+                "stimulus_type": stimulus.stimulus_type,
+            }
+            writer.add_trial({**columns, **tensors})
+            if not trial.withheld:
+                totals += _samples(tensors["responses"]).sum(axis=1, dtype=np.float64)
+                if trial.condition_hash in learned:
+                    _learn(statistics, stimulus.stimulus_type, tensors, reader.rows)
             if progress:
                 progress(done + 1, len(trials))
-        statistics = {name: running.result() for name, running in gathered.items()}
+        found = statistics.result()
         writer.metadata = {
             "unit_ids": [unit.unit_id for unit in recording.units],
-            "frame_rate": preprocessing.frame_rate,
-            "behavior": [name for name in BEHAVIOR if name in signals],
-            "statistics": {name: asdict(value) for name, value in statistics.items()},
+            "frame_rate": sampling.frame_rate,
+            "behavior": reader.rows.get("behavior", []),
+            "opto_groups": list(recording.opto_groups),
+            "response_unit": unit,
+            "statistics": {name: {kind: asdict(s) for kind, s in kinds.items()} for name, kinds in found.items()},
         }
     return Conversion(
         n_trials=len(trials),
-        n_conditions=len(seen),
-        n_bins=sum(bins[trial.condition_hash] for trial in trials),
-        responses=statistics["responses"],
-        spikes=tuple(int(n) for n in spikes),
-        tensors=_describe(signals),
+        n_withheld=sum(trial.withheld for trial in trials),
+        n_conditions=len(pixels),
+        n_bins=sum(sampling.bins(trial) for trial in trials),
+        responses=found["responses"]["all"],
+        totals=tuple(totals.tolist()),
+        tensors=_describe(sampling, preprocessing, next(iter(pixels.values())), reader, unit),
     )
 
 
-def _check(trials: list[Trial], tiers: Mapping[str, str]) -> None:
+def _training_conditions(trials: list[Trial], tiers: Mapping[str, str]) -> set[str]:
+    """Return the conditions that statistics are made of, after checking that every condition has a tier."""
     for trial in trials:
         tier = tiers.get(trial.condition_hash)
         if tier not in TIERS:
@@ -148,60 +165,114 @@ def _check(trials: list[Trial], tiers: Mapping[str, str]) -> None:
                 f"trial {trial.trial_idx}: its condition {trial.condition_hash[:12]} has "
                 f"{'no tier' if tier is None else f'the unknown tier {tier!r}'}; ConditionTier must give one of {TIERS}"
             )
-    if not any(tiers[trial.condition_hash] == "train" for trial in trials):
-        raise DatasetError("no trial is in the training tier: statistics and models need one; see ConditionTier")
-
-
-def _bins_per_condition(recording: Recording, trials: list[Trial], frame_rate: float) -> dict[str, int]:
-    """All repeats of a movie get equal length, so that they can be compared: that of the shortest."""
-    bins: dict[str, int] = {}
-    for trial in trials:
-        stimulus = recording.stimuli[trial.condition_hash]
-        if stimulus.frame_rate is None:
-            raise DatasetError(f"trial {trial.trial_idx} shows the still image {stimulus.stimulus_name}: not a movie")
-        duration = min(trial.duration, stimulus.shape[1] / stimulus.frame_rate)
-        here = pre.n_bins(duration, frame_rate)
-        bins[trial.condition_hash] = min(here, bins.get(trial.condition_hash, here))
-    return bins
-
-
-def _movie(recording: Recording, trial: Trial, preprocessing: pre.Movie, bins: int) -> np.ndarray:
-    source_rate = recording.stimuli[trial.condition_hash].frame_rate
-    frames = pre.resize_frames(recording.frames(trial.condition_hash), preprocessing.height, preprocessing.width)
-    return pre.hold_frames(frames, float(source_rate or 0), preprocessing.frame_rate, bins)
-
-
-def _trial_row(recording: Recording, trial: Trial, frame_rate: float, bins: int, signals: tuple[str, ...]) -> dict:
-    clock = (trial.start, frame_rate, bins)
-    traces = recording.signals(trial.trial_idx)
-    different = [name for name in BEHAVIOR + PUPIL if (name in signals) != (name in traces)]
-    if different:
+    found = {t.condition_hash for t in trials if tiers[t.condition_hash] == "train" and not t.withheld}
+    if not found:
         raise DatasetError(
-            f"some trials have {', '.join(different)} and others do not (trial {trial.trial_idx} differs from the "
-            "first): exclude the trials without, or leave the signal out of the source"
+            "no trial with responses is in the training tier: statistics and models need one; see ConditionTier"
         )
-    row = {
-        "trial_idx": trial.trial_idx,
-        "condition_hash": trial.condition_hash,
-        "responses": pre.bin_spikes(recording.responses(trial.trial_idx).times, *clock),
-        "optogenetic_signal": pre.pulse_trace(recording.opto_pulses(trial.trial_idx), *clock),
-    }
-    for tensor, names in (("behavior", BEHAVIOR), ("pupil_location", PUPIL)):
-        present = [pre.resample_trace(traces[name], *clock) for name in names if name in signals]
-        if present:
-            row[tensor] = np.stack(present)
-    return row
+    return found
 
 
-def _describe(signals: tuple[str, ...]) -> tuple[TensorInfo, ...]:
+@dataclass(frozen=True)
+class _PixelForm:
+    """What all stored stimuli of a dataset must have in common."""
+
+    dtype: str
+    channels: int
+
+    @classmethod
+    def of(cls, stored: np.ndarray, name: str, trial: Trial, others: Mapping[str, _PixelForm]) -> _PixelForm:
+        form, first = cls(str(stored.dtype), len(stored)), next(iter(others.values()), None)
+        if first not in (None, form):
+            raise DatasetError(
+                f"trial {trial.trial_idx}: stimulus {name} has {form.channels} channels of {form.dtype}, those before "
+                f"it {first.channels} of {first.dtype}: choose a color other than 'source', exclude its trials, or "
+                "give all stimuli the same type in the source"
+            )
+        return form
+
+
+class _TrialReader:
+    """Reads the tensors of one trial after another and checks that all have the same.
+
+    Attributes
+    ----------
+    rows : dict
+        Names of the signals in the tensors 'behavior' and 'pupil_location', those that there are.
+    trains : int
+        Trains of light.
+    """
+
+    def __init__(self, recording: Recording, sampling: Sampling, first: Trial) -> None:
+        self._recording, self._sampling = recording, sampling
+        self._names = set(self._signals(first))
+        of_tensor = {"behavior": BEHAVIOR, "pupil_location": PUPIL}
+        present = {tensor: [n for n in names if n in self._names] for tensor, names in of_tensor.items()}
+        self.rows = {tensor: names for tensor, names in present.items() if names}
+        self.trains = len(recording.opto_pulses(first.trial_idx))
+
+    def _signals(self, trial: Trial) -> dict[str, Trace]:
+        found = self._recording.signals(trial.trial_idx, self._sampling.margin)
+        size = found.get("pupil_size")
+        if self._sampling.derivative and size and "pupil_derivative" not in found and len(size.times) > 1:
+            change = np.gradient(size.values.astype(np.float64), size.times)
+            found = {**found, "pupil_derivative": Trace(size.times, change)}
+        return found
+
+    def read(self, trial: Trial) -> dict[str, np.ndarray]:
+        """Return responses, behaviour, pupil location and light, those that there are."""
+        traces = self._signals(trial)
+        different = [name for name in SIGNALS if (name in self._names) != (name in traces)]
+        if different:
+            raise DatasetError(
+                f"some trials have {', '.join(different)} and others do not (trial {trial.trial_idx} differs from the "
+                "first): exclude the trials without, or leave the signal out of the source"
+            )
+        pulses = self._recording.opto_pulses(trial.trial_idx)
+        if len(pulses) != self.trains:
+            raise DatasetError(
+                f"trial {trial.trial_idx} has {len(pulses)} trains of light, the first has {self.trains}: give each "
+                "trial as many, without pulses where the light was off"
+            )
+        tensors = {"responses": self._responses(trial)}
+        for tensor, names in self.rows.items():
+            tensors[tensor] = np.stack([self._sampling.signal(trial, name, traces[name]) for name in names])
+        if pulses:
+            tensors["optogenetic_signal"] = np.stack([self._sampling.light(trial, train) for train in pulses])
+        return tensors
+
+    def _responses(self, trial: Trial) -> np.ndarray:
+        if trial.withheld:
+            return self._sampling.unknown(trial, len(self._recording.units))
+        return self._sampling.responses(trial, self._recording.responses(trial.trial_idx, self._sampling.margin))
+
+
+def _samples(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor as (row, sample): of an image's trial one sample."""
+    return tensor.reshape(len(tensor), -1)
+
+
+def _learn(
+    statistics: TrainingStatistics, stimulus_type: str, tensors: Mapping[str, np.ndarray], rows: Mapping[str, list[str]]
+) -> None:
+    statistics.add("responses", stimulus_type, _samples(tensors["responses"]))
+    for tensor, names in rows.items():
+        for name, values in zip(names, _samples(tensors[tensor]), strict=True):
+            statistics.add(name, stimulus_type, values[None])
+
+
+def _describe(
+    sampling: Sampling, preprocessing: Any, pixels: _PixelForm, reader: _TrialReader, unit: str
+) -> tuple[TensorInfo, ...]:
+    assert isinstance(preprocessing, Pixels)
+    pixel_unit = "grey value, 0 to 255" if preprocessing.monitor == "none" else "cd/m2"
+    time = sampling.time_axis
     tensors = [
-        TensorInfo("videos", "uint8", "channel, time, height, width", "grey value, 0 to 255"),
-        TensorInfo("responses", "float32", "unit, time", "spikes in a bin"),
-        TensorInfo("optogenetic_signal", "float32", "time", "1 while the light is on"),
+        TensorInfo(sampling.stimulus_tensor, pixels.dtype, sampling.stimulus_axes, pixel_unit),
+        TensorInfo("responses", "float32", f"unit{time}", unit),
     ]
-    behavior = [name for name in BEHAVIOR if name in signals]
-    if behavior:
-        tensors.append(TensorInfo("behavior", "float32", f"channel ({', '.join(behavior)}), time", "as in the source"))
-    if any(name in signals for name in PUPIL):
-        tensors.append(TensorInfo("pupil_location", "float32", "channel (x, y), time", "as in the source"))
+    for tensor, names in reader.rows.items():
+        tensors.append(TensorInfo(tensor, "float32", f"channel ({', '.join(names)}){time}", "as in the source"))
+    if reader.trains:
+        tensors.append(TensorInfo("optogenetic_signal", "float32", f"train{time}", sampling.light_unit))
     return tuple(tensors)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.datasets.preprocessing import hold_frames, resize_frames
+from pipeline.datasets.pixels import hold_frames, resize_frames
 from pipeline.errors import ConfigurationError, RecordingError
-from pipeline.recordings.base import TIERS
 from pipeline.recordings.video import write_video
 from pipeline.simulation.fields import HEIGHT, RATE, WIDTH, make_fields
 from pipeline.simulation.population import Population, PopulationParameters, contrast, draw_spikes, random_state
@@ -89,8 +88,8 @@ class SimulationSettings:
     @property
     def scene_tiers(self) -> tuple[str, ...]:
         """Tier of each scene, by scene_id."""
-        counts = (self.n_train, self.n_validation, self.n_test)
-        return tuple(tier for tier, count in zip(TIERS, counts, strict=True) for _ in range(count))
+        counts = {"train": self.n_train, "validation": self.n_validation, "test": self.n_test}
+        return tuple(tier for tier, count in counts.items() for _ in range(count))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.datasets.conversion import Conversion, convert_movie
+from pipeline.datasets.conversion import Conversion, convert
 from pipeline.datasets.preprocessing import Movie
 from pipeline.recordings.base import Recording, Source, SpikeTimes, Stimulus, Trace, Trial, Unit, hash_pixels
 from pipeline.recordings.thesis import ThesisRecording
@@ -98,5 +98,5 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
         str(folder / "responses.pkl"), str(folder / "videos"), str(folder / "resp_behav_df.pkl")
     )
     tiers = {trial.condition_hash: trial.tier or "" for trial in recording.trials}
-    conversion = convert_movie(recording, Movie(), tiers, dataset, excluded=(0,))
+    conversion = convert(recording, Movie(), tiers, dataset, excluded=(0,))
     return Simulated(folder, truth, recording, tiers, dataset, conversion)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets.preprocessing import hold_frames, resize_frames
+from pipeline.datasets.pixels import hold_frames, resize_frames
 from pipeline.errors import ConfigurationError, RecordingError
 from pipeline.recordings import Recording, open_recording
 from pipeline.simulation import GroundTruth, SimulationSettings, load_ground_truth, simulate_dlgn

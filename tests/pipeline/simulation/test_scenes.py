@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.datasets.preprocessing import resize_frames
+from pipeline.datasets.pixels import resize_frames
 from pipeline.simulation.scenes import SOURCES, make_scene, photograph
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.analysis.readouts import readout_properties
 from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders
-from pipeline.datasets.conversion import convert_movie
+from pipeline.datasets.conversion import convert
 from pipeline.datasets.info import DataInfo
 from pipeline.datasets.preprocessing import Movie
 from pipeline.models import Factorized3d, FullGaussian2d, Network, build_encoder
@@ -46,7 +46,7 @@ def noise(handmade: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
     recording = handmade(movies, spikes, starts)
     tiers = dict(zip(recording.hashes, TIERS_SHOWN, strict=True))
     path = tmp_path_factory.mktemp("noise") / "data"
-    convert_movie(recording, Movie(height=9, width=12), tiers, path)
+    convert(recording, Movie(height=9, width=12), tiers, path)
     return path
 
 
@@ -75,7 +75,7 @@ def test_neither_mean_grey_nor_a_burst_at_the_onset_moves_the_centres(
         spikes.append([np.sort(np.concatenate([burst, times])) for times in seen])
     recording = handmade(movies, spikes, starts)
     tiers = dict(zip(recording.hashes, ["train"] * 8 + ["validation"], strict=True))
-    convert_movie(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
+    convert(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
     for normalize in (True, False):
         config = MovieClips(clip_frames=40, normalize=normalize)
         scan = movie_loaders({"a": tmp_path / "data"}, config, 4, 0)[0]["train"]["a"].dataset
@@ -95,7 +95,7 @@ def test_trials_shorter_than_the_lags_give_the_middle(handmade: Callable[..., An
     movies = [rng.integers(0, 256, (15, 9, 12), dtype=np.uint8) for _ in range(2)]  # 15 lags in 0.25 s
     recording = handmade(movies, [[np.array([0.1])], [np.array([])]], [0.0, 1.0])
     tiers = dict(zip(recording.hashes, ("train", "validation"), strict=True))
-    convert_movie(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
+    convert(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
     loaders, _ = movie_loaders({"a": tmp_path / "data"}, MovieClips(clip_frames=8), 4, 0)
     assert field_centers(loaders["train"]["a"].dataset) == ((5.5, 4.0),)
 
