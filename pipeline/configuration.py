@@ -47,6 +47,7 @@ class Setting:
     le: float | None = None
     lt: float | None = None
     choices: tuple[Any, ...] = ()
+    length: int = 255
 
     def complaint(self, value: Any) -> str:
         """Return why ``value`` is not allowed, or an empty string."""
@@ -75,9 +76,10 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
     choices: tuple[Any, ...] = (),
+    length: int = 255,
 ) -> Any:
-    """Declare one field of a `Configuration`, with its meaning, unit and allowed values."""
-    return dataclasses.field(default=default, metadata={"setting": Setting(doc, unit, ge, gt, le, lt, choices)})
+    """Declare one field of a `Configuration`: its meaning, unit, allowed values, and characters that a table holds."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(doc, unit, ge, gt, le, lt, choices, length)})
 
 
 @dataclass(frozen=True)

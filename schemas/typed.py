@@ -20,16 +20,15 @@ from pipeline.errors import ConfigurationError
 Key = dict[str, Any]
 Master = TypeVar("Master", bound=type)
 
-_COLUMN_TYPES = {bool: "bool", int: "int32", float: "float64", str: "varchar(255)"}
+_COLUMN_TYPES = {bool: "bool", int: "int32", float: "float64"}
 _LARGEST_INTEGER = 2**31 - 1
-_LONGEST_TEXT = 255
 
 
 def column(kind: type[Configuration], name: str) -> str:
     """Return the line of a table definition that declares one setting: type, unit in parentheses, meaning."""
     wanted, optional = kind.field_types()[name]
     known = kind.__dataclass_fields__[name].metadata["setting"]
-    declared = "varchar(255)" if typing.get_origin(wanted) is tuple else _COLUMN_TYPES[wanted]
+    declared = _COLUMN_TYPES.get(wanted, f"varchar({known.length})")  # sequences are JSON
     unit = f"({known.unit}) " if known.unit else ""
     return f"{name}{'=null' if optional else ''} : {declared}  # {unit}{known.doc}"
 
@@ -46,9 +45,10 @@ def to_row(config: Configuration) -> Key:
     for name, value in row.items():
         if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
             raise ConfigurationError(f"{config.kind()}.{name}: {value} is beyond what a table holds (int32)")
-        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        longest = config.__dataclass_fields__[name].metadata["setting"].length
+        if isinstance(value, str) and len(value) > longest:
             raise ConfigurationError(
-                f"{config.kind()}.{name}: its text has {len(value)} characters, a table holds {_LONGEST_TEXT}"
+                f"{config.kind()}.{name}: its text has {len(value)} characters, a table holds {longest}"
             )
     return row
 
