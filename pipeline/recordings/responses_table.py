@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.base import Unit
+from pipeline.recordings.base import SpikeTimes, Traces, Unit
 from pipeline.recordings.pickles import read_pickled_frame
+from pipeline.recordings.presentation_grid import PresentationGrid
+from pipeline.recordings.response_columns import NO_PSTH, psth_of_trials, read_bins, read_spikes, spikes_of_trials
+from pipeline.recordings.table_columns import (
+    Ragged,
+    Where,
+    read_arrays,
+    read_intervals,
+    require_columns,
+    whole_numbers,
+)
 
 logger = logging.getLogger(__name__)
 
-REQUIRED = ("m", "s", "e", "u", "train_vs_test", "scene_id", "trange", "spike_times", "opto_tranges")
+EXPERIMENT = ["m", "s", "e"]
+REQUIRED = (*EXPERIMENT, "u", "train_vs_test", "scene_id", "trange", "opto_tranges")
+RESPONSE_COLUMNS = ("spike_times", "psth")
+"""Columns that hold responses, the one that is read where a table has both first."""
 TIER_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-OVERLAP_TOLERANCE = 1e-3
-"""Trials that follow one another may overlap by this much (s): clocks are written with finite digits."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +43,28 @@ class Presentation:
     start, stop : float
         On the recording's clock (s).
     tier : str or None
-    spike_times : tuple of ndarray
-        One sorted array (s) for each unit, in the order of `ResponseTable.units`.
-    pulses : ndarray
-        (pulse, 2): start and end of the light pulses that touch the presentation (s).
+    responses : SpikeTimes or Traces
+        In the order of the units.
+    pulses : tuple of ndarray
+        For each experiment (pulse, 2): start and end of the light pulses that touch the presentation (s).
     n_bins : int or None
         Length of the ready-made histograms (psth); None where the table has none.
+    exclusion : str
+        Why no dataset may use it; empty if it may.
     """
 
     scene_id: int
     start: float
     stop: float
     tier: str | None
-    spike_times: tuple[np.ndarray, ...]
-    pulses: np.ndarray
+    responses: SpikeTimes | Traces
+    pulses: tuple[np.ndarray, ...]
     n_bins: int | None
+    exclusion: str = ""
 
 
 @dataclass(frozen=True)
-class ResponseTable:
+class Experiment:
     """Units and presentations of one (mouse, series, experiment), presentations in order of time."""
 
     mouse: str
@@ -61,38 +73,42 @@ class ResponseTable:
     units: tuple[Unit, ...]
     presentations: tuple[Presentation, ...]
 
+    @property
+    def name(self) -> str:
+        """As it is chosen: mouse, series and experiment."""
+        return f"mouse={self.mouse} series={self.series} experiment={self.experiment}"
+
 
 @dataclass(frozen=True)
-class _Row:
-    """One unit in one presentation."""
+class Selection:
+    """What of a table is read; an empty text asks for everything."""
 
-    unit_id: int
-    scene_id: int
-    start: float
-    stop: float
-    tier: str | None
-    spikes: np.ndarray
-    pulses: np.ndarray
-    n_bins: int | None
+    mouse: str = ""
+    series: str = ""
+    experiment: str = ""
+    exclude_units: str = ""
+    several: bool = False
+    """Whether more than one experiment is welcome."""
 
     @property
-    def trial(self) -> tuple[float, float, int]:
-        return self.start, self.stop, self.scene_id
+    def wanted(self) -> dict[str, str]:
+        """What is asked of the experiments."""
+        named = {"mouse": self.mouse, "series": self.series, "experiment": self.experiment}
+        return {name: str(value) for name, value in named.items() if value}
 
 
-def read_responses(
-    path: Path, mouse: str | None, series: str | None, experiment: str | None, exclude_units: Iterable[int]
-) -> ResponseTable:
-    """Read and check the responses table of the thesis format.
+def read_experiments(path: Path, selection: Selection, response_column: str, nan: str) -> tuple[Experiment, ...]:
+    """Read and check the responses table of the thesis format, experiments in order of mouse, series and number.
 
     Parameters
     ----------
     path : Path
         The pickle.
-    mouse, series, experiment : str or None
-        Select one recording where the table holds several.
-    exclude_units : iterable of int
-        Unit numbers to leave out.
+    selection : Selection
+    response_column : str
+        One of `RESPONSE_COLUMNS`, or empty: the first of them that the table has.
+    nan : str
+        What to do with NaN in psth, one of `pipeline.recordings.checks.NAN_RULES`.
 
     Raises
     ------
@@ -101,260 +117,134 @@ def read_responses(
     """
     table = read_pickled_frame(path)
     require_columns(table, REQUIRED, path)
-    table = whole_numbers(table, ("s", "e", "u", "scene_id"), path)
-    table = _select_recording(table, path, mouse, series, experiment)
-    table = _leave_out(table, tuple(exclude_units), path)
-    first = table.iloc[0]
-    name, serial, number = str(first["m"]), int(first["s"]), int(first["e"])
-    rows = [_read_row(record, path) for record in table.to_dict("records")]
-    units = tuple(
-        Unit(unit_id, f"m{name[-4:]}_s{serial:02d}_e{number:02d}_u{unit_id:02d}")
-        for unit_id in sorted({row.unit_id for row in rows})
-    )
-    _check_overlaps(rows, path)
-    grid = _fill_grid(rows, [unit.unit_id for unit in units], path)
-    presentations = tuple(_join_units(grid[trial], path) for trial in sorted(grid))
-    _check_spikes(units, presentations, path)
-    logger.info("%s: %d units, %d trials", path, len(units), len(presentations))
-    return ResponseTable(name, serial, number, units, presentations)
+    present = [name for name in RESPONSE_COLUMNS if name in table.columns]
+    column = response_column or next(iter(present), RESPONSE_COLUMNS[0])
+    require_columns(table, (column,), path)
+    # the other columns, receptive fields among them, would stay in memory as long as one cell of theirs is in use
+    kept = [name for name in (*REQUIRED, *RESPONSE_COLUMNS, "psth_t") if name in table.columns]
+    table = whole_numbers(table[kept], ("s", "e", "u", "scene_id"), path)
+    table = table.assign(m=table["m"].astype(str))
+    table = _leave_out(_select(table, selection, path), selection.exclude_units, path)
+    experiments = []
+    parts = list(table.groupby(EXPERIMENT, sort=True))
+    for (mouse, series, number), part in parts:
+        place = f"{path}, mouse={mouse} series={series} experiment={number}" if len(parts) > 1 else str(path)
+        unit_ids = np.unique(part["u"]).tolist()
+        units = tuple(Unit(unit_id, unit_name(mouse, series, number, unit_id)) for unit_id in unit_ids)
+        presentations = _read_presentations(part.reset_index(drop=True), place, column, nan)
+        experiments.append(Experiment(str(mouse), int(series), int(number), units, presentations))
+        logger.info("%s: %d units, %d trials", place, len(units), len(presentations))
+    return tuple(experiments)
 
 
-def require_columns(table: pd.DataFrame, names: Iterable[str], path: Path) -> None:
-    """Refuse a table that lacks a column or has no rows.
-
-    Raises
-    ------
-    RecordingError
-        Naming the file and what is missing.
-    """
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        has = ", ".join(map(str, table.columns)) or "no columns"
-        raise RecordingError(f"{path} has no column {', '.join(missing)} (it has {has})")
-    if table.empty:
-        raise RecordingError(f"{path} holds a table without rows")
+def unit_name(mouse: str, series: int, experiment: int, unit: int) -> str:
+    """Return the thesis' key of a unit: the last four characters of the mouse, series, experiment, unit."""
+    return f"m{mouse[-4:]}_s{series:02d}_e{experiment:02d}_u{unit:02d}"
 
 
-def whole_numbers(table: pd.DataFrame, names: Iterable[str], path: Path) -> pd.DataFrame:
-    """Return the table with these columns as integers.
-
-    Raises
-    ------
-    RecordingError
-        If a value is no whole number, naming file, column and value.
-    """
-    converted = {}
-    for name in names:
-        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        wrong = ~(numbers == np.round(numbers))
-        if wrong.any():
-            first = table[name].iloc[int(wrong.argmax())]
-            raise RecordingError(f"{path}: column {name} holds {first}, which is no whole number")
-        converted[name] = numbers.astype(np.int64)
-    return table.assign(**converted)
-
-
-def read_array(value: Any, where: str) -> np.ndarray:
-    """Return a cell's numbers as float64.
-
-    Raises
-    ------
-    RecordingError
-        If the cell holds something else than numbers; ``where`` begins the message.
-    """
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise RecordingError(f"{where} is {value!r}, not an array of numbers") from None
-
-
-def _select_recording(
-    table: pd.DataFrame, path: Path, mouse: str | None, series: str | None, experiment: str | None
-) -> pd.DataFrame:
-    keys = list(zip(table["m"].astype(str), table["s"].map(str), table["e"].map(str), strict=True))
-    wanted = (mouse, series, experiment)
-    found = sorted(set(keys))
-    chosen = [key for key in found if all(w is None or str(w) == k for w, k in zip(wanted, key, strict=True))]
+def _select(table: pd.DataFrame, selection: Selection, path: Path) -> pd.DataFrame:
+    wanted = selection.wanted
+    found = sorted(set(table[EXPERIMENT].itertuples(index=False, name=None)))
     listing = "; ".join("mouse={} series={} experiment={}".format(*key) for key in found)
-    if not chosen:
-        asked = ", ".join(f"{n}={w}" for n, w in zip(("mouse", "series", "experiment"), wanted, strict=True) if w)
+    columns = dict(zip(("mouse", "series", "experiment"), EXPERIMENT, strict=True))
+    chosen = np.ones(len(table), bool)
+    for name, value in wanted.items():
+        chosen &= (table[columns[name]].astype(str) == value).to_numpy()
+    if not chosen.any():
+        asked = ", ".join(f"{name}={value}" for name, value in wanted.items())
         raise RecordingError(f"{path} has no recording with {asked}: it holds {listing}")
-    if len(chosen) > 1:
+    if not selection.several and len(table.loc[chosen, EXPERIMENT].drop_duplicates()) > 1:
         raise RecordingError(
-            f"{path} holds {len(found)} recordings: choose one with mouse, series and experiment from {listing}"
+            f"{path} holds {len(found)} recordings: choose one with mouse, series and experiment from {listing}; "
+            "or make one of them all with pool='experiments'"
         )
-    return table[[key == chosen[0] for key in keys]]
+    return table[chosen]
 
 
-def _leave_out(table: pd.DataFrame, excluded: tuple[int, ...], path: Path) -> pd.DataFrame:
-    numbers = set(table["u"].tolist())
-    unknown = [unit for unit in excluded if unit not in numbers]
-    if unknown:
-        raise RecordingError(f"{path}: exclude_units names {unknown}, but the units are {sorted(numbers)}")
-    kept = table[~table["u"].isin(excluded)]
-    if kept.empty:
+def _leave_out(table: pd.DataFrame, excluded: str, path: Path) -> pd.DataFrame:
+    """Return the table without some units, which are given by number or name."""
+    entries = [entry.strip() for entry in excluded.split(",") if entry.strip()]
+    if not entries:
+        return table
+    known = table[[*EXPERIMENT, "u"]].drop_duplicates().sort_values([*EXPERIMENT, "u"])
+    names = [unit_name(*key) for key in known.itertuples(index=False, name=None)]
+    numbers = known["u"].tolist()
+    out: list[int] = []
+    for entry in entries:
+        matches = [i for i in range(len(known)) if names[i] == entry or (entry.isdigit() and numbers[i] == int(entry))]
+        if not matches:
+            listing = ", ".join(f"{number} ({name})" for number, name in zip(numbers, names, strict=True))
+            raise RecordingError(f"{path}: exclude_units names {entry}, but the units are {listing}")
+        if len(matches) > 1:
+            listing = ", ".join(names[i] for i in matches)
+            raise RecordingError(f"{path}: exclude_units names {entry}, which could be any of {listing}: give the name")
+        out += matches
+    if len(set(out)) == len(known):
         raise RecordingError(f"{path}: exclude_units leaves no unit")
-    return kept
+    gone = pd.MultiIndex.from_frame(known.iloc[out])
+    return table[~pd.MultiIndex.from_frame(table[[*EXPERIMENT, "u"]]).isin(gone)]
 
 
-def _read_row(record: dict[str, Any], path: Path) -> _Row:
-    unit_id, scene_id = int(record["u"]), int(record["scene_id"])
-    where = f"{path}: unit {unit_id}, scene {scene_id}"
-    start, stop = read_interval(record["trange"], where)
-    spikes = read_array(record["spike_times"], f"{where}: spike_times")
-    if spikes.ndim != 1:
-        raise RecordingError(f"{where}: spike_times is {record['spike_times']!r}, not an array of times (s)")
-    if not np.isfinite(spikes).all():
-        raise RecordingError(f"{where}: {int((~np.isfinite(spikes)).sum())} spike times are NaN or infinite")
-    if (np.diff(spikes) < 0).any():
-        at = int(np.argmax(np.diff(spikes) < 0))
-        raise RecordingError(
-            f"{where}: spike times are not sorted ({spikes[at]:.6f} s comes before {spikes[at + 1]:.6f} s); "
-            "check where they came from, then sort them in the table"
+def _read_presentations(table: pd.DataFrame, place: str, column: str, nan: str) -> tuple[Presentation, ...]:
+    """Return the presentations of one experiment from its rows, which are numbered from 0."""
+    unit, scene = table["u"].to_numpy(), table["scene_id"].to_numpy()
+
+    def where(row: int) -> str:
+        return f"{place}: unit {unit[row]}, scene {scene[row]}"
+
+    shown = read_intervals(table["trange"], where)
+    tiers = _read_tiers(table["train_vs_test"], where)
+    pulses = _read_pulses(table["opto_tranges"], shown, where)
+    spikes = read_spikes(table["spike_times"], where) if column == "spike_times" else None
+    grid = PresentationGrid.of(unit, scene, shown, place)
+    grid.require_same(tiers, "train_vs_test")
+    grid.require_same_arrays(pulses, "opto_tranges")
+    bins = read_bins(table)
+    grid.require_same(bins, "the length of psth")
+    responses: Sequence[SpikeTimes | Traces]
+    responses, exclusions = (spikes_of_trials(spikes, grid), None) if spikes else psth_of_trials(table, grid, nan)
+    return tuple(
+        Presentation(
+            scene_id=int(grid.scene[trial]),
+            start=float(grid.shown[trial, 0]),
+            stop=float(grid.shown[trial, 1]),
+            tier=str(tiers[row]),
+            responses=responses[trial],
+            pulses=(pulses.of(row),),
+            n_bins=None if bins[row] == NO_PSTH else int(bins[row]),
+            exclusion=exclusions[trial] if exclusions else "",
         )
-    histogram = record.get("psth")
-    return _Row(
-        unit_id=unit_id,
-        scene_id=scene_id,
-        start=start,
-        stop=stop,
-        tier=_read_tier(record["train_vs_test"], where),
-        spikes=spikes,
-        pulses=_read_pulses(record["opto_tranges"], start, stop, where),
-        n_bins=None if histogram is None or np.ndim(histogram) != 1 else len(histogram),
+        for trial, row in enumerate(grid.rows[:, 0].tolist())
     )
 
 
-def read_interval(value: Any, where: str) -> tuple[float, float]:
-    """Return a ``trange`` as (start, stop) in seconds.
-
-    Raises
-    ------
-    RecordingError
-        If it is not two finite numbers in ascending order; ``where`` begins the message.
-    """
-    pair = read_array(value, f"{where}: trange")
-    if pair.shape != (2,) or not np.isfinite(pair).all() or pair[1] <= pair[0]:
-        raise RecordingError(f"{where}: trange is {value!r}, it must be [start, end] (s), start before end")
-    return float(pair[0]), float(pair[1])
+def _read_tiers(column: pd.Series, where: Where) -> np.ndarray:
+    tiers = [TIER_NAMES.get(value) if isinstance(value, str) else None for value in column.tolist()]
+    if None in tiers:
+        row = tiers.index(None)
+        raise RecordingError(
+            f"{where(row)}: train_vs_test is {column.iloc[row]!r}, it must be one of {', '.join(TIER_NAMES)}"
+        )
+    return np.array(tiers)
 
 
-def _read_tier(value: Any, where: str) -> str:
-    if not isinstance(value, str) or value not in TIER_NAMES:
-        raise RecordingError(f"{where}: train_vs_test is {value!r}, it must be one of {', '.join(TIER_NAMES)}")
-    return TIER_NAMES[value]
-
-
-def _read_pulses(value: Any, start: float, stop: float, where: str) -> np.ndarray:
-    pulses = read_array(value, f"{where}: opto_tranges")
-    if pulses.size == 0 and pulses.ndim:
-        return np.zeros((0, 2))
-    if pulses.ndim != 2 or pulses.shape[1] != 2:
-        raise RecordingError(f"{where}: opto_tranges is {value!r}, it must be a list of [start, end] in seconds")
-    wrong = ~np.isfinite(pulses).all(axis=1) | ~(pulses[:, 1] > pulses[:, 0])
+def _read_pulses(column: pd.Series, shown: np.ndarray, where: Where) -> Ragged:
+    """Return the pulses of each row, (pulse, 2), that touch its presentation, in order of time."""
+    cells = read_arrays(column, where)
+    for row, cell in enumerate(cells):
+        if cell.ndim and not cell.size:
+            cells[row] = cell.reshape(0, 2)
+        elif cell.ndim != 2 or cell.shape[1] != 2:
+            raise RecordingError(
+                f"{where(row)}: opto_tranges is {column.iloc[row]!r}, it must be a list of [start, end] in seconds"
+            )
+    pulses = Ragged.joined(cells)
+    start, end = pulses.values.T
+    wrong = ~np.isfinite(pulses.values).all(axis=1) | ~(end > start)
     if wrong.any():
         raise RecordingError(
-            f"{where}: the light pulse {pulses[wrong][0].tolist()} in opto_tranges is not [start, end] (s), "
-            "finite and start before end"
+            f"{where(int(pulses.row[wrong][0]))}: the light pulse {pulses.values[wrong][0].tolist()} in opto_tranges "
+            "is not [start, end] (s), finite and start before end"
         )
-    touching = pulses[(pulses[:, 1] > start) & (pulses[:, 0] < stop)]
-    return touching[np.argsort(touching[:, 0], kind="stable")]
-
-
-def _check_overlaps(rows: list[_Row], path: Path) -> None:
-    showings: dict[tuple[float, float, int], set[int]] = defaultdict(set)
-    for row in rows:
-        showings[row.trial].add(row.unit_id)
-    trials = sorted(showings)
-    longest = trials[0]
-    for trial in trials[1:]:
-        if trial[0] < longest[1] - OVERLAP_TOLERANCE:
-            raise RecordingError(_overlap_message(longest, trial, showings, path))
-        if trial[1] > longest[1]:
-            longest = trial
-
-
-def _overlap_message(
-    earlier: tuple[float, float, int],
-    later: tuple[float, float, int],
-    showings: dict[tuple[float, float, int], set[int]],
-    path: Path,
-) -> str:
-    if earlier[2] == later[2] and not showings[earlier] & showings[later]:
-        return (
-            f"{path}: scene {earlier[2]}: trange differs between units: unit {min(showings[earlier])} has "
-            f"{list(earlier[:2])}, unit {min(showings[later])} has {list(later[:2])} (s); a trial has one trange"
-        )
-    return (
-        f"{path}: trials overlap: scene {earlier[2]} at {list(earlier[:2])} and scene {later[2]} at "
-        f"{list(later[:2])} (s); one screen shows one scene at a time"
-    )
-
-
-def _fill_grid(rows: list[_Row], unit_ids: list[int], path: Path) -> dict[tuple[float, float, int], list[_Row]]:
-    """Return the rows of each trial in the order of the units, after checking that each unit has exactly one."""
-    cells: dict[tuple[float, float, int], dict[int, _Row]] = defaultdict(dict)
-    for row in rows:
-        if row.unit_id in cells[row.trial]:
-            raise RecordingError(
-                f"{path}: unit {row.unit_id} has more than one row for scene {row.scene_id} at "
-                f"[{row.start}, {row.stop}] s: remove the duplicate"
-            )
-        cells[row.trial][row.unit_id] = row
-    gaps = [(unit, trial) for trial in sorted(cells) for unit in unit_ids if unit not in cells[trial]]
-    if gaps:
-        unit, (start, stop, scene) = gaps[0]
-        others = [[row.start, row.stop] for row in rows if row.unit_id == unit and row.scene_id == scene]
-        hint = (
-            f"it has that scene at {others} s: does its trange differ from the other units'?"
-            if others
-            else ("every unit needs a row for every trial: complete the table or leave the unit out with exclude_units")
-        )
-        raise RecordingError(
-            f"{path}: unit {unit} has no row for scene {scene} at [{start}, {stop}] s ({len(gaps)} such gaps); {hint}"
-        )
-    return {trial: [cell[unit] for unit in unit_ids] for trial, cell in cells.items()}
-
-
-def _join_units(rows: list[_Row], path: Path) -> Presentation:
-    first = rows[0]
-    where = f"{path}: scene {first.scene_id} at [{first.start}, {first.stop}] s"
-    for row in rows[1:]:
-        pair = f"differs between unit {first.unit_id} and unit {row.unit_id}"
-        if row.tier != first.tier:
-            raise RecordingError(f"{where}: train_vs_test {pair} ({first.tier}, {row.tier})")
-        if not np.array_equal(row.pulses, first.pulses):
-            raise RecordingError(f"{where}: opto_tranges {pair} ({first.pulses.tolist()}, {row.pulses.tolist()})")
-        if row.n_bins != first.n_bins:
-            raise RecordingError(f"{where}: the length of psth {pair} ({first.n_bins}, {row.n_bins})")
-    return Presentation(
-        scene_id=first.scene_id,
-        start=first.start,
-        stop=first.stop,
-        tier=first.tier,
-        spike_times=tuple(row.spikes for row in rows),
-        pulses=first.pulses,
-        n_bins=first.n_bins,
-    )
-
-
-def _check_spikes(units: tuple[Unit, ...], presentations: tuple[Presentation, ...], path: Path) -> None:
-    """Refuse silent units, and spikes whose clock is not that of the trials."""
-    total = np.array([[len(t) for t in showing.spike_times] for showing in presentations])
-    inside = np.array([[int(((t >= p.start) & (t < p.stop)).sum()) for t in p.spike_times] for p in presentations])
-    silent = [str(unit.unit_id) for unit, n in zip(units, total.sum(axis=0), strict=True) if n == 0]
-    if silent:
-        raise RecordingError(
-            f"{path}: unit {', '.join(silent)} has no spike in any trial, so it has no response to learn: "
-            f"leave it out with exclude_units={','.join(silent)!r}"
-        )
-    remedy = "are spike_times on the same clock as trange (s from the start of the recording)?"
-    for unit, within in zip(units, inside.sum(axis=0), strict=True):
-        if within == 0:
-            raise RecordingError(f"{path}: unit {unit.unit_id}: all spike times lie outside their trials; {remedy}")
-    for showing, spikes, within in zip(presentations, total.sum(axis=1), inside.sum(axis=1), strict=True):
-        if spikes and not within:
-            raise RecordingError(
-                f"{path}: scene {showing.scene_id} at [{showing.start}, {showing.stop}] s: the spike times of all "
-                f"units lie outside the trial; {remedy}"
-            )
+    touching = pulses.kept((end > shown[pulses.row, 0]) & (start < shown[pulses.row, 1]))
+    return touching.kept(np.lexsort((touching.values[:, 0], touching.row)))

@@ -1,46 +1,64 @@
-"""Recordings in the thesis format: a pickled table of spike times, a folder of scene movies, a table of behaviour."""
+"""Recordings in the thesis format: a pickled table of responses, a folder of scene movies, a table of behaviour."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.base import Source, SpikeTimes, Stimulus, Trace, Trial, Unit, hash_pixels
+from pipeline.recordings.base import Recording, Responses, SpikeTimes, Stimulus, Trace, Trial, hash_pixels
 from pipeline.recordings.behavior_table import read_behavior
-from pipeline.recordings.responses_table import Presentation, read_responses
+from pipeline.recordings.checks import NAN_RULES, require_file, require_folder, sealed
+from pipeline.recordings.responses_table import RESPONSE_COLUMNS, Experiment, Presentation, Selection, read_experiments
+from pipeline.recordings.thesis_pooling import pool_presentations, pool_units
 from pipeline.recordings.video import read_video
 
 logger = logging.getLogger(__name__)
 
 
-class ThesisRecording:
-    """A dLGN recording as the thesis stored it. Implements `pipeline.recordings.base.Recording`.
+class ThesisRecording(Recording):
+    """A dLGN recording as the thesis stored it.
 
     A trial is one presentation of a scene: one (scene_id, trange). Every movie is decoded once when the recording is
     opened, to check it and to take its hash, and again whenever `frames` is called; pixels are not kept.
 
+    Pooled experiments become one recording: its trials are those of the first experiment, each joined by the
+    presentation of the same scene that has the same number in every other experiment, and shifted so that all begin at
+    once. Each experiment keeps its own train of light.
+
     Parameters
     ----------
     responses : str
-        Pickled DataFrame with one row for each unit and presentation. Columns: m (mouse), s (series), e (experiment),
-        u (unit), train_vs_test, scene_id, trange ([start, end], s), spike_times (s, same clock), opto_tranges
-        (list of [start, end], s), and if there, psth (its length is checked).
+        Pickled table with one row for each unit and presentation. Columns: m (mouse), s (series), e (experiment), u
+        (unit), train_vs_test, scene_id, trange ([start, end], s), opto_tranges (list of [start, end], s), and
+        spike_times (s, same clock) or psth (spikes/s; with psth_t, s, where its samples stand).
     videos : str
         Folder with one ``*scene-{scene_id + 1:03d}.avi`` for each scene.
-    behavior : str or None
-        Pickled DataFrame with the arrays run, pupil_size, pupil_x, pupil_y for each (scene_id, m, s); a column trange
-        tells repeated presentations apart.
-    mouse, series, experiment : str or None
-        Select one recording where the table holds several.
+    behavior : str
+        Pickled table with any of the arrays run, pupil_size, pupil_x, pupil_y for each (scene_id, m, s); a column
+        trange tells repeated presentations apart.
+    mouse : str
+        Take only this mouse (column m).
+    series : str
+        Take only this series (column s).
+    experiment : str
+        Take only this experiment (column e).
     exclude_units : str
-        Unit numbers to leave out, separated by commas.
+        Units to leave out, separated by commas: numbers (column u), or names such as m0123_s02_e04_u07.
+    response_column : str
+        What to read as responses, spike_times or psth; spike_times if the table has both and nothing is said.
+    nan : str
+        What to do with NaN in behaviour or psth: refuse the recording, exclude the trial, or interpolate from the
+        samples beside it.
+    pool : str
+        'experiments' makes all experiments of the table (that mouse, series and experiment leave) one recording.
 
     Raises
     ------
@@ -48,48 +66,66 @@ class ThesisRecording:
         At construction, if anything is missing, damaged or contradicts itself; the message names it.
     """
 
-    source: Source
-    units: tuple[Unit, ...]
-    stimuli: Mapping[str, Stimulus]
-    trials: tuple[Trial, ...]
+    source_format = "thesis"
+    example = (
+        "--responses responses.pkl --videos movies/ --behavior resp_behav_df.pkl --subject m0123 --session 2 --scan 1 "
+        "--screen 108x67"
+    )
 
     def __init__(
         self,
         responses: str,
         videos: str,
-        behavior: str | None = None,
-        mouse: str | None = None,
-        series: str | None = None,
-        experiment: str | None = None,
+        behavior: str = "",
+        mouse: str = "",
+        series: str = "",
+        experiment: str = "",
         exclude_units: str = "",
+        response_column: str = "",
+        nan: str = "refuse",
+        pool: str = "",
     ) -> None:
-        table_path, folder = Path(responses).absolute(), Path(videos).absolute()
-        behavior_path = Path(behavior).absolute() if behavior else None
-        table = read_responses(table_path, mouse, series, experiment, _unit_numbers(exclude_units))
-        self._presentations = table.presentations
-        self._signals: tuple[dict[str, Trace], ...] = (
-            read_behavior(behavior_path, table) if behavior_path else tuple({} for _ in table.presentations)
-        )
-        scenes = sorted({showing.scene_id for showing in table.presentations})
-        paths = {scene: _find_video(folder, scene) for scene in scenes}
-        logger.info("checking %d movies in %s", len(paths), folder)
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            shown = dict(zip(scenes, pool.map(_describe, paths.values()), strict=True))
-        for showing in table.presentations:
-            _check_duration(showing, shown[showing.scene_id], paths[showing.scene_id])
-        self.units = table.units
-        self.stimuli = {stimulus.condition_hash: stimulus for stimulus in reversed(shown.values())}
-        self._paths = {shown[scene].condition_hash: paths[scene] for scene in reversed(scenes)}
+        _require_choice("response_column", response_column, ("", *RESPONSE_COLUMNS))
+        _require_choice("nan", nan, NAN_RULES)
+        _require_choice("pool", pool, ("", "experiments"))
+        if pool and behavior:
+            raise RecordingError("behavior cannot be pooled: an animal runs in one experiment only; leave behavior out")
+        table_path = require_file(responses, "responses")
+        behavior_path = require_file(behavior, "behaviour") if behavior else None
+        folder = require_folder(videos, "videos")
+        selection = Selection(mouse, series, experiment, exclude_units, several=bool(pool))
+        experiments = read_experiments(table_path, selection, response_column, nan)
+        scenes = self._read_movies(experiments, folder)
+        if pool:
+            self.units, self.opto_groups = pool_units(experiments)
+            self._presentations = pool_presentations(experiments, table_path)
+        else:
+            self.units, self._presentations = experiments[0].units, experiments[0].presentations
+            self.opto_groups = (0,) * len(self.units)
+        self._signals: tuple[dict[str, Trace], ...] = tuple({} for _ in self._presentations)
+        exclusions: tuple[str, ...] = ("",) * len(self._presentations)
+        if behavior_path:
+            self._signals, exclusions = read_behavior(behavior_path, experiments[0], nan)
         self.trials = tuple(
-            Trial(index, shown[p.scene_id].condition_hash, p.start, p.stop - p.start, p.tier)
-            for index, p in enumerate(table.presentations)
+            Trial(
+                trial_idx=index,
+                condition_hash=scenes[showing.scene_id],
+                start=showing.start,
+                duration=showing.stop - showing.start,
+                tier=showing.tier,
+                exclusion="; ".join(filter(None, (showing.exclusion, exclusion))),
+            )
+            for index, (showing, exclusion) in enumerate(zip(self._presentations, exclusions, strict=True))
         )
-        given = {
-            "responses": str(table_path), "videos": str(folder), "behavior": behavior_path and str(behavior_path),
+        if not isinstance(self._presentations[0].responses, SpikeTimes):
+            self.response_unit = "spikes/s"
+        self._where = str(table_path)
+        location = {
+            "responses": str(table_path), "videos": str(folder), "behavior": str(behavior_path or ""),
             "mouse": mouse, "series": series, "experiment": experiment, "exclude_units": exclude_units,
+            "response_column": response_column, "nan": nan, "pool": pool,
         }  # fmt: skip
-        location = {name: str(value) for name, value in given.items() if value not in (None, "")}
-        self.source = Source("thesis", location, self._fingerprint())
+        self.source = sealed(self, location)
 
     def frames(self, condition_hash: str) -> np.ndarray:
         """Return the pixels of one scene, uint8 (channel = 1, time, height, width).
@@ -107,57 +143,66 @@ class ThesisRecording:
             raise RecordingError(f"{path} changed since the recording was opened: open the recording again")
         return frames
 
-    def responses(self, trial_idx: int) -> SpikeTimes:
-        """Return the spikes of all units in one trial."""
-        return SpikeTimes(self._presentations[self._known(trial_idx)].spike_times)
+    def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
+        """Return spike times or rates (spikes/s) of all units in one trial; nothing is known around it."""
+        return self._presentation(trial_idx).responses
 
-    def signals(self, trial_idx: int) -> dict[str, Trace]:
-        """Return 'run' (cm/s), 'pupil_size', 'pupil_x', 'pupil_y' of one trial; empty without a behaviour table."""
-        return dict(self._signals[self._known(trial_idx)])
+    def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
+        """Return 'run' (cm/s), 'pupil_size', 'pupil_x', 'pupil_y' of one trial, as far as the behaviour table has them.
 
-    def opto_pulses(self, trial_idx: int) -> np.ndarray:
-        """Return the light pulses that touch one trial, (pulse, 2): start and end (s)."""
-        return self._presentations[self._known(trial_idx)].pulses.copy()
+        A trial that is excluded may hold NaN.
+        """
+        self._presentation(trial_idx)
+        return dict(self._signals[trial_idx])
 
-    def _known(self, trial_idx: int) -> int:
-        if not 0 <= trial_idx < len(self.trials):
-            raise RecordingError(
-                f"{self.source.location['responses']} has no trial {trial_idx}: trials are 0 to {len(self.trials) - 1}"
-            )
-        return trial_idx
+    def opto_pulses(self, trial_idx: int) -> tuple[np.ndarray, ...]:
+        """Return the light pulses that touch one trial, for each experiment (pulse, 2): start and end (s)."""
+        return tuple(pulses.copy() for pulses in self._presentation(trial_idx).pulses)
 
-    def _fingerprint(self) -> str:
-        """Return the SHA-256 of all that was read, whatever the order of rows and the place of the files."""
-        digest = hashlib.sha256()
-        digest.update("|".join(unit.unit_name for unit in self.units).encode())
-        for trial, showing, signals in zip(self.trials, self._presentations, self._signals, strict=True):
-            digest.update(f"|{trial.condition_hash}|{showing.start!r}|{showing.stop!r}|{trial.tier}".encode())
-            named = [(name, signals[name].values) for name in sorted(signals)]
-            named += [("opto", showing.pulses.ravel()), *(("spikes", times) for times in showing.spike_times)]
-            for name, values in named:
-                digest.update(f"|{name}|{values.size}|".encode())
-                digest.update(np.ascontiguousarray(values, dtype="<f8").data)
-        return digest.hexdigest()
+    def _presentation(self, trial_idx: int) -> Presentation:
+        if not 0 <= trial_idx < len(self._presentations):
+            raise RecordingError(f"{self._where} has no trial {trial_idx}: trials are 0 to {len(self.trials) - 1}")
+        return self._presentations[trial_idx]
 
-
-def _unit_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise RecordingError(f"exclude_units is {text!r}: give unit numbers separated by commas, as '3,17'") from None
+    def _read_movies(self, experiments: Iterable[Experiment], folder: Path) -> dict[int, str]:
+        """Check the movie of every scene, keep what it is, and return its hash by scene_id."""
+        presentations = [showing for experiment in experiments for showing in experiment.presentations]
+        scenes = sorted({showing.scene_id for showing in presentations})
+        paths = _find_videos(folder, scenes)
+        logger.info("checking %d movies in %s", len(paths), folder)
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
+            shown = dict(zip(scenes, threads.map(_describe, paths.values()), strict=True))
+        for showing in presentations:
+            _check_duration(showing, shown[showing.scene_id], paths[showing.scene_id])
+        self.stimuli = {stimulus.condition_hash: stimulus for stimulus in reversed(shown.values())}
+        self._paths = {shown[scene].condition_hash: paths[scene] for scene in reversed(scenes)}
+        return {scene: stimulus.condition_hash for scene, stimulus in shown.items()}
 
 
-def _find_video(folder: Path, scene_id: int) -> Path:
-    pattern = f"*scene-{scene_id + 1:03d}.avi"
-    if not folder.is_dir():
-        raise RecordingError(f"{folder}: no such folder of videos")
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise RecordingError(f"scene {scene_id} has no video: nothing in {folder} is called {pattern}")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise RecordingError(f"scene {scene_id} has {len(found)} videos in {folder} ({names}): keep one")
-    return found[0]
+def _require_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        known = ", ".join(choice for choice in choices if choice)
+        raise RecordingError(f"{name} is {value!r}: choose one of {known}")
+
+
+def _find_videos(folder: Path, scenes: Iterable[int]) -> dict[int, Path]:
+    """Return the movie of each scene; the folder is listed once."""
+    numbered: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        match = re.search(r"scene-(\d+)\.avi$", path.name)
+        if match and not path.name.startswith("."):
+            numbered[match[1]].append(path)
+    found = {}
+    for scene_id in scenes:
+        number = f"{scene_id + 1:03d}"
+        paths = numbered.get(number, [])
+        if not paths:
+            raise RecordingError(f"scene {scene_id} has no video: nothing in {folder} is called *scene-{number}.avi")
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise RecordingError(f"scene {scene_id} has {len(paths)} videos in {folder} ({names}): keep one")
+        found[scene_id] = paths[0]
+    return found
 
 
 def _describe(path: Path) -> Stimulus:

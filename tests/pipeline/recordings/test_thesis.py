@@ -128,14 +128,40 @@ def test_behaviour_is_spread_evenly_over_the_trial(disk):
             assert trace.times == pytest.approx(index + (np.arange(N_BINS) + 0.5) / 60)
 
 
+@pytest.mark.parametrize("missing", [["run"], ["pupil_x", "pupil_y"], ["pupil_size", "pupil_x", "pupil_y"]])
+def test_signals_whose_column_is_missing_are_absent(disk, missing):
+    disk.behavior = disk.behavior.drop(columns=missing)
+    signals = disk.open().signals(2)
+    assert set(signals) == {"run", "pupil_size", "pupil_x", "pupil_y"} - set(missing)
+    for name, trace in signals.items():
+        assert np.array_equal(trace.values, disk.behavior.at[2, name])
+
+
+def test_behaviour_with_a_row_for_each_unit(disk):
+    """As a table merged from responses and behaviour has it."""
+    signals = disk.open().signals(3)
+    disk.behavior = pd.concat([disk.behavior.assign(u=unit) for unit in UNITS], ignore_index=True)
+    for name, trace in disk.open().signals(3).items():
+        assert np.array_equal(trace.values, signals[name].values)
+    disk.behavior.at[len(SHOWN), "run"] = np.ones(N_BINS)
+    refuses(disk, "run of scene 0 at [0.0, 0.4] s differs between the rows of its units")
+
+
 def test_without_behaviour_there_are_no_signals(disk):
     assert disk.open(behavior="").signals(0) == {}
 
 
 def test_only_pulses_that_touch_the_trial(disk):
     recording = disk.open()
-    assert np.array_equal(recording.opto_pulses(1), [[1.1, 1.2]])
-    assert recording.opto_pulses(0).shape == (0, 2)
+    (lit,), (dark,) = recording.opto_pulses(1), recording.opto_pulses(0)
+    assert np.array_equal(lit, [[1.1, 1.2]])
+    assert dark.shape == (0, 2)
+    assert recording.opto_groups == (0, 0, 0)
+
+
+def test_recording_in_the_dark(disk):
+    disk.responses["opto_tranges"] = [[]] * len(disk.responses)
+    assert [[train.shape for train in disk.open().opto_pulses(i)] for i in range(len(SHOWN))] == [[(0, 2)]] * len(SHOWN)
 
 
 def test_trials_stand_in_order_of_time_whatever_the_rows(disk):
@@ -224,18 +250,28 @@ def test_one_movie_under_two_scenes_is_one_condition(disk):
 # ------------------------------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    "column", ["m", "s", "e", "u", "train_vs_test", "scene_id", "trange", "spike_times", "opto_tranges"]
-)
+@pytest.mark.parametrize("column", ["m", "s", "e", "u", "train_vs_test", "scene_id", "trange", "opto_tranges"])
 def test_missing_column(disk, column):
     disk.responses = disk.responses.drop(columns=column)
     refuses(disk, "responses.pkl has no column", column)
 
 
-@pytest.mark.parametrize("column", ["scene_id", "m", "s", "run", "pupil_size", "pupil_x", "pupil_y"])
+def test_missing_column_of_responses(disk):
+    disk.responses = disk.responses.drop(columns="psth")
+    refuses(disk, "responses.pkl has no column psth", response_column="psth")
+    disk.responses = disk.responses.drop(columns="spike_times")
+    refuses(disk, "responses.pkl has no column spike_times")
+
+
+@pytest.mark.parametrize("column", ["scene_id", "m", "s"])
 def test_missing_column_of_behaviour(disk, column):
     disk.behavior = disk.behavior.drop(columns=column)
     refuses(disk, "resp_behav_df.pkl has no column", column)
+
+
+def test_behaviour_without_any_signal(disk):
+    disk.behavior = disk.behavior.drop(columns=["run", "pupil_size", "pupil_x", "pupil_y"])
+    refuses(disk, "resp_behav_df.pkl has no column run, pupil_size, pupil_x, pupil_y")
 
 
 def test_table_without_rows(disk):
@@ -251,6 +287,13 @@ def test_missing_video(disk):
 def test_two_videos_for_one_scene(disk):
     write_video(disk.folder / "videos" / "copy_scene-003.avi", movie(2), RATE)
     refuses(disk, "scene 2 has 2 videos", "copy_scene-003.avi", disk.video(2).name)
+
+
+def test_files_that_are_no_movies_are_passed_over(disk):
+    """Such as the hidden copies that macOS leaves, and numbers that only end alike."""
+    (disk.folder / "videos" / f"._{disk.video(2).name}").write_bytes(b"")
+    (disk.folder / "videos" / "scene-1003.avi").write_bytes(b"")
+    assert len(disk.open().stimuli) == len(SCENES)
 
 
 def test_missing_folder(disk):
@@ -423,6 +466,68 @@ def test_pulses_that_differ_between_units(disk):
     refuses(disk, "scene 1", "opto_tranges differs between unit 2 and unit 5")
 
 
+def hide(disk, signal: str, row: int, samples: object) -> np.ndarray:
+    """Put NaN at some samples of a signal, and return what it holds."""
+    values = np.array(disk.behavior.at[row, signal])
+    values[samples] = np.nan
+    disk.behavior.at[row, signal] = values
+    return values
+
+
+def test_nan_excludes_the_trial(disk):
+    hide(disk, "run", 1, [3])
+    hide(disk, "pupil_x", 1, [4, 5])
+    hide(disk, "pupil_y", 4, slice(None))
+    recording = disk.open(nan="exclude")
+    exclusions = [trial.exclusion for trial in recording.trials]
+    assert exclusions == ["", "NaN in run, pupil_x", "", "", "NaN in pupil_y"]
+    assert np.array_equal(recording.signals(2)["run"].values, disk.behavior.at[2, "run"])
+    assert open_recording("thesis", **recording.source.location).source == recording.source
+
+
+def test_nan_is_interpolated(disk):
+    values = hide(disk, "pupil_size", 2, [0, 7, 8])
+    recording = disk.open(nan="interpolate")
+    found = recording.signals(2)["pupil_size"].values
+    step = (values[9] - values[6]) / 3
+    assert found[[0, 7, 8]] == pytest.approx([values[1], values[6] + step, values[6] + 2 * step], rel=1e-12)
+    known = ~np.isnan(values)
+    assert np.array_equal(found[known], values[known])
+    assert {trial.exclusion for trial in recording.trials} == {""}
+
+
+def test_nan_alone_cannot_be_interpolated(disk):
+    hide(disk, "run", 2, slice(None))
+    refuses(disk, "run of scene 2", "24 of 24 samples are NaN", "choose nan='exclude'", nan="interpolate")
+
+
+@pytest.mark.parametrize("rule", ["refuse", "exclude", "interpolate"])
+def test_infinite_behaviour(disk, rule):
+    disk.behavior.at[2, "run"] = np.array([0.0, np.inf, 0.0])
+    refuses(disk, "run of scene 2", "sample 1 is infinite", nan=rule)
+
+
+def test_padding_at_the_end_is_cut(disk):
+    """All rows are padded to one length; samples are spread over the presentation as if the padding were not there."""
+    plain = disk.open()
+    for name in ("run", "pupil_size", "pupil_x", "pupil_y"):
+        disk.behavior[name] = [np.append(values, np.full(6, np.nan)) for values in disk.behavior[name]]
+    padded = disk.open()
+    for name, trace in padded.signals(3).items():
+        assert np.array_equal(trace.values, plain.signals(3)[name].values)
+        assert np.array_equal(trace.times, plain.signals(3)[name].times)
+    assert padded.source.fingerprint == plain.source.fingerprint
+
+
+def test_samples_lost_at_the_end_are_no_padding(disk):
+    for name in ("run", "pupil_size", "pupil_x", "pupil_y"):
+        values = hide(disk, name, 1, slice(12, None))
+    refuses(disk, "run of scene 1", "12 of 24 samples are NaN")
+    found = disk.open(nan="interpolate").signals(1)["pupil_y"]
+    assert np.array_equal(found.values, np.append(values[:12], np.full(12, values[11])))
+    assert found.times == pytest.approx(1 + (np.arange(N_BINS) + 0.5) / 60)
+
+
 @pytest.mark.parametrize("signal", ["run", "pupil_size", "pupil_x", "pupil_y"])
 def test_nan_in_behaviour(disk, signal):
     values = np.zeros(N_BINS)
@@ -459,14 +564,257 @@ def test_behaviour_of_another_mouse(disk):
 
 
 def test_exclude_units_that_are_unknown_or_no_numbers(disk):
-    refuses(disk, "exclude_units names [7]", "[2, 5, 11]", exclude_units="7")
-    refuses(disk, "exclude_units is 'two'", exclude_units="two")
-    refuses(disk, "leaves no unit", exclude_units="2, 5,11")
+    refuses(disk, "exclude_units names 7", "2 (m0123_s02_e04_u02)", "11 (m0123_s02_e04_u11)", exclude_units="7")
+    refuses(disk, "exclude_units names two", exclude_units="two")
+    refuses(disk, "leaves no unit", exclude_units="2, m0123_s02_e04_u05,11")
+
+
+@pytest.mark.parametrize(
+    ("argument", "known"),
+    [("response_column", "spike_times, psth"), ("nan", "refuse, exclude, interpolate"), ("pool", "experiments")],
+)
+def test_arguments_of_few_values(disk, argument, known):
+    refuses(disk, f"{argument} is 'all': choose one of {known}", **{argument: "all"})
 
 
 def test_missing_tables(disk):
     refuses(disk, "none.pkl: no such file", responses=str(disk.folder / "none.pkl"))
     refuses(disk, "none.pkl: no such file", behavior=str(disk.folder / "none.pkl"))
+
+
+# ------------------------------------------------------------------------------------------------------ histograms
+
+
+def rates(unit: int, trial: int) -> np.ndarray:
+    return np.random.default_rng([7, unit, trial]).uniform(0, 60, N_BINS)
+
+
+@pytest.fixture
+def histograms(disk: Disk) -> Disk:
+    """Recording whose psth are firing rates and which has no spike times."""
+    cells = zip(disk.responses["u"], disk.responses["trange"], strict=True)
+    disk.responses["psth"] = [rates(unit, int(start)) for unit, (start, _) in cells]
+    disk.responses = disk.responses.drop(columns="spike_times")
+    return disk
+
+
+def test_histograms_are_traces_at_the_middles_of_their_bins(histograms):
+    recording = histograms.open()
+    assert recording.response_unit == "spikes/s"
+    for trial in range(len(SHOWN)):
+        traces = recording.responses(trial)
+        assert traces.times == pytest.approx(trial + (np.arange(N_BINS) + 0.5) / 60)
+        assert np.array_equal(traces.values, [rates(unit, trial) for unit in UNITS])
+        assert traces.delays is None
+
+
+def test_one_of_two_columns_of_responses(disk):
+    disk.responses["psth"] = [np.full(N_BINS, float(unit)) for unit in disk.responses["u"]]
+    assert disk.open().response_unit == "spikes"
+    chosen = disk.open(response_column="psth")
+    assert chosen.response_unit == "spikes/s"
+    assert np.array_equal(chosen.responses(4).values, np.outer(UNITS, np.ones(N_BINS)))
+    assert disk.open(response_column="spike_times").responses(0).times[0].tolist() == spikes(2, 0).tolist()
+
+
+@pytest.mark.parametrize("clock", ["of the trial", "of the recording"])
+def test_histograms_at_their_own_times(histograms, clock):
+    """Of 300 samples over 5 s, the first and last of which stand at its ends, the step is 5 / 299 = 0.016722 s."""
+    step = np.linspace(0, DURATION, N_BINS)
+    starts = [start if clock == "of the recording" else 0.0 for start, _ in histograms.responses["trange"]]
+    histograms.responses["psth_t"] = [step + start for start in starts]
+    recording = histograms.open()
+    for trial in range(len(SHOWN)):
+        assert np.array_equal(recording.responses(trial).times, trial + step)
+
+
+@pytest.mark.parametrize(
+    ("times", "part"),
+    [
+        (np.linspace(0, DURATION, N_BINS - 1), "psth_t must be 24 finite and increasing times"),
+        (np.zeros(N_BINS), "psth_t must be 24 finite and increasing times"),
+        (np.full(N_BINS, np.nan), "psth_t differs"),
+        (np.linspace(50, 50 + DURATION, N_BINS), "psth_t lies outside the trial"),
+        ("none", "not an array of numbers"),
+    ],
+)
+def test_times_of_histograms_that_do_not_fit(histograms, times, part):
+    histograms.responses["psth_t"] = [times] * len(histograms.responses)
+    refuses(histograms, "scene 0 at [0.0, 0.4]", part)
+
+
+def test_times_of_histograms_that_differ_between_units(histograms):
+    histograms.responses["psth_t"] = [np.linspace(0, DURATION, N_BINS)] * len(histograms.responses)
+    histograms.cell("psth_t", 5, 1, np.linspace(0, DURATION / 2, N_BINS))
+    refuses(histograms, "scene 1 at [1.0, 1.4] s: psth_t differs between unit 2 and unit 5")
+
+
+def test_unit_whose_histograms_are_zero(histograms):
+    for trial in range(len(SHOWN)):
+        histograms.cell("psth", 5, trial, np.zeros(N_BINS))
+    refuses(histograms, "unit 5 has no firing in any trial", "exclude_units='5'")
+    assert np.array_equal(histograms.open(exclude_units="5").responses(1).values, [rates(2, 1), rates(11, 1)])
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 2)), np.zeros(0), None, "none"])
+def test_histogram_that_is_no_array(histograms, value):
+    for unit in UNITS:
+        histograms.cell("psth", unit, 1, value)
+    refuses(histograms, "scene 1", "psth is")
+
+
+def test_nan_in_histograms(histograms):
+    values = rates(5, 2)
+    values[[3, 4]] = np.nan
+    histograms.cell("psth", 5, 2, values)
+    refuses(histograms, "psth of scene 2", "2 of 72 samples are NaN")
+    excluded = histograms.open(nan="exclude")
+    assert [trial.exclusion for trial in excluded.trials] == ["", "", "NaN in psth", "", ""]
+    filled = histograms.open(nan="interpolate").responses(2).values
+    assert filled[1, 3] == pytest.approx(values[2] + (values[5] - values[2]) / 3, rel=1e-12)
+    assert np.array_equal(filled[[0, 2]], [rates(2, 2), rates(11, 2)])
+
+
+def test_fingerprint_changes_with_a_rate(histograms):
+    fingerprint = histograms.open().source.fingerprint
+    histograms.cell("psth", 5, 1, rates(5, 1) + 1e-9)
+    assert histograms.open().source.fingerprint != fingerprint
+
+
+# --------------------------------------------------------------------------------------------------------- pooling
+
+POOLED = {"pool": "experiments", "behavior": ""}
+LATER = (500.25, 400.25, 300.25, 100.25, 200.25)
+"""When the other experiment showed each trial's scene: other scenes first, and the two showings of scene 3 in order."""
+
+
+def later_spikes(unit: int, trial: int) -> np.ndarray:
+    return LATER[trial] + np.sort(np.random.default_rng([1, unit, trial]).uniform(0, DURATION, 4))
+
+
+@pytest.fixture
+def pooled(disk: Disk) -> Disk:
+    """Two experiments with other units (2 and 3), order and light, whose scenes are the same."""
+    rows = []
+    for trial, scene in enumerate(SHOWN):
+        for unit in (2, 3):
+            rows.append(
+                {
+                    "m": "Mouse_0124", "s": 1, "e": 7, "u": unit, "scene_id": scene,
+                    "trange": [LATER[trial], LATER[trial] + DURATION - (0.01 if trial == 2 else 0)],
+                    "train_vs_test": "test" if scene == 3 else "val" if scene == 2 else "train",
+                    "spike_times": later_spikes(unit, trial), "psth": np.full(N_BINS, float(unit)),
+                    "opto_tranges": [[LATER[trial] + 0.05, LATER[trial] + 0.15]] if trial in (0, 1) else [],
+                }
+            )  # fmt: skip
+    disk.responses = pd.concat([disk.responses, pd.DataFrame(rows)], ignore_index=True)
+    return disk
+
+
+def test_pooled_values_of_each_group(pooled):
+    recording = pooled.open(**POOLED)
+    names = [f"m0123_s02_e04_u{unit:02d}" for unit in UNITS] + ["m0124_s01_e07_u02", "m0124_s01_e07_u03"]
+    assert [unit.unit_name for unit in recording.units] == names
+    assert [unit.unit_id for unit in recording.units] == [1, 2, 3, 4, 5]
+    assert recording.opto_groups == (0, 0, 0, 1, 1)
+    assert len(recording.trials) == len(SHOWN)
+    for index, (trial, scene) in enumerate(zip(recording.trials, SHOWN, strict=True)):
+        assert trial.condition_hash == hash_pixels(movie(scene), RATE)
+        assert trial.start == float(index)
+        assert trial.duration == pytest.approx(DURATION - (0.01 if index == 2 else 0), abs=1e-9)
+        found = recording.responses(index).times
+        for unit, times in zip(UNITS, found[:3], strict=True):
+            assert np.array_equal(times, spikes(unit, index))
+        for unit, times in zip((2, 3), found[3:], strict=True):
+            assert times - index == pytest.approx(later_spikes(unit, index) - LATER[index], abs=1e-9)
+        first, second = recording.opto_pulses(index)
+        assert first == pytest.approx(np.array([[1.1, 1.2]] if index == 1 else []).reshape(-1, 2))
+        lit = [[index + 0.05, index + 0.15]] if index in (0, 1) else []
+        assert second == pytest.approx(np.array(lit).reshape(-1, 2), abs=1e-9)
+
+
+def test_pooled_whatever_the_rows_and_again(pooled):
+    recording = pooled.open(**POOLED)
+    assert open_recording("thesis", **recording.source.location).source == recording.source
+    pooled.responses = pooled.responses.sample(frac=1, random_state=5)
+    assert pooled.open(**POOLED).source == recording.source
+
+
+def test_pooled_light_of_each_group_is_in_the_fingerprint(pooled):
+    fingerprint = pooled.open(**POOLED).source.fingerprint
+    rows = pooled.responses.index[(pooled.responses["e"] == 7) & (pooled.responses["scene_id"] == 2)]
+    for row in rows:
+        pooled.responses.at[row, "opto_tranges"] = [[LATER[2], LATER[2] + 0.1]]
+    assert pooled.open(**POOLED).source.fingerprint != fingerprint
+
+
+def test_pooled_histograms(pooled):
+    pooled.responses["psth"] = [np.full(N_BINS, float(unit)) for unit in pooled.responses["u"]]
+    pooled.responses["psth_t"] = [np.linspace(0, DURATION, N_BINS)] * len(pooled.responses)
+    recording = pooled.open(response_column="psth", **POOLED)
+    assert np.array_equal(recording.responses(3).values, np.outer([*UNITS, 2, 3], np.ones(N_BINS)))
+    assert recording.responses(3).times == pytest.approx(3 + np.linspace(0, DURATION, N_BINS), abs=1e-12)
+    other = pooled.responses["e"] == 7
+    pooled.responses.loc[other, "psth_t"] = pd.Series(
+        [np.linspace(0.005, DURATION, N_BINS)] * len(pooled.responses), index=pooled.responses.index
+    )[other]
+    refuses(
+        pooled, "psth of scene 0 is sampled otherwise", "mouse=Mouse_0124 series=1 experiment=7",
+        response_column="psth", **POOLED,
+    )  # fmt: skip
+
+
+def test_pooled_experiments_that_showed_a_scene_less_often(pooled):
+    starts = pooled.responses["trange"].map(lambda t: t[0])
+    pooled.responses = pooled.responses[starts != LATER[4]]
+    refuses(
+        pooled, "scene 3 was shown 2 times in mouse=Mouse_0123 series=2 experiment=4",
+        "1 times in mouse=Mouse_0124 series=1 experiment=7", **POOLED,
+    )  # fmt: skip
+
+
+def test_pooled_experiments_with_other_scenes(pooled):
+    pooled.responses = pooled.responses[~((pooled.responses["e"] == 4) & (pooled.responses["scene_id"] == 1))]
+    refuses(pooled, "scene 1 was shown 0 times in mouse=Mouse_0123", "1 times in mouse=Mouse_0124", **POOLED)
+
+
+def test_pooled_experiments_with_other_tiers(pooled):
+    changed = (pooled.responses["e"] == 7) & (pooled.responses["scene_id"] == 2)
+    pooled.responses.loc[changed, "train_vs_test"] = "train"
+    refuses(pooled, "scene 2 is in tier validation in mouse=Mouse_0123", "train in mouse=Mouse_0124", **POOLED)
+
+
+def test_pooled_behaviour_is_refused(pooled):
+    refuses(pooled, "behavior cannot be pooled", pool="experiments")
+
+
+def test_pooled_damage_names_the_experiment(pooled):
+    row = pooled.responses.index[(pooled.responses["e"] == 7) & (pooled.responses["u"] == 3)][1]
+    pooled.responses.at[row, "spike_times"] = np.array([np.nan])
+    refuses(pooled, "mouse=Mouse_0124 series=1 experiment=7: unit 3, scene 1", **POOLED)
+
+
+def test_pooled_units_are_left_out_by_name(pooled):
+    refuses(pooled, "exclude_units names 2", "m0123_s02_e04_u02, m0124_s01_e07_u02", exclude_units="2", **POOLED)
+    recording = pooled.open(exclude_units="m0124_s01_e07_u02, 5", **POOLED)
+    names = ["m0123_s02_e04_u02", "m0123_s02_e04_u11", "m0124_s01_e07_u03"]
+    assert [unit.unit_name for unit in recording.units] == names
+    assert recording.opto_groups == (0, 0, 1)
+
+
+def test_pooled_mice_whose_last_characters_are_the_same(pooled):
+    pooled.responses["m"] = pooled.responses["m"].replace({"Mouse_0124": "Rat_0123"})
+    names = [unit.unit_name for unit in pooled.open(**POOLED).units]
+    assert names[0] == "mMouse_0123_s02_e04_u02"
+    assert names[3] == "mRat_0123_s01_e07_u02"
+
+
+def test_selected_experiments_are_pooled(pooled):
+    third = pooled.responses[pooled.responses["e"] == 7].assign(e=8)
+    pooled.responses = pd.concat([pooled.responses, third], ignore_index=True)
+    assert pooled.open(**POOLED).opto_groups == (0, 0, 0, 1, 1, 2, 2)
+    assert pooled.open(mouse="Mouse_0124", **POOLED).opto_groups == (0, 0, 1, 1)
+    refuses(pooled, "3 recordings", "pool='experiments'", behavior="")
 
 
 # ------------------------------------------------------------------------------------------------ open_recording
