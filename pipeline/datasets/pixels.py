@@ -136,7 +136,9 @@ def resize_frames(frames: np.ndarray, height: int, width: int, resize: str = "ar
 
 
 def _round(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return (np.rint(values) if np.issubdtype(dtype, np.integer) else values).astype(dtype, copy=False)
+    if values.dtype == dtype:
+        return values
+    return (np.rint(values) if np.issubdtype(dtype, np.integer) else values).astype(dtype)
 
 
 def _area_weights(old: int, new: int) -> np.ndarray:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
-from pipeline.datasets.statistics import RunningStatistics, Statistics
+from pipeline.datasets.statistics import RunningStatistics, Statistics, TrainingStatistics
 
 
 def test_running_statistics_equal_numpy_on_everything() -> None:
@@ -50,3 +52,67 @@ def test_one_sample_has_no_spread() -> None:
 )
 def test_precision_has_a_floor(std: tuple[float, ...], precision: tuple[float, ...]) -> None:
     np.testing.assert_allclose(Statistics((0.0,) * len(std), std).precision(), precision)
+
+
+def test_streams_merge_as_if_they_had_been_one() -> None:
+    rng = np.random.default_rng(2)
+    parts = [rng.normal(5, 3, size=(7, n)) for n in (1, 600_000 // 7, 40, 1)]
+    merged = RunningStatistics()
+    for part in parts:
+        stream = RunningStatistics()
+        stream.update(part)
+        merged.merge(stream)
+    merged.merge(RunningStatistics())
+    every = np.concatenate(parts, axis=1)
+    assert merged.count == every.shape[1]
+    np.testing.assert_allclose(merged.result().mean, every.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(merged.result().std, every.std(1, ddof=1), rtol=1e-12)
+
+
+def test_many_single_samples_are_quick() -> None:
+    values = np.random.default_rng(3).normal(size=(1000, 1000)).astype(np.float32)
+    running, started = RunningStatistics(), time.perf_counter()
+    for row in values:
+        running.update(row[:, None])
+    result = running.result()
+    assert time.perf_counter() - started < 1
+    np.testing.assert_allclose(result.mean, values.mean(0, dtype=float), rtol=1e-9)
+    np.testing.assert_allclose(result.std, values.std(0, ddof=1, dtype=float), rtol=1e-9)
+
+
+def test_types_of_stimuli_have_statistics_of_their_own() -> None:
+    rng = np.random.default_rng(4)
+    trials = [(kind, rng.normal(size=(3, n))) for kind, n in (("gabor", 5), ("", 9), ("noise", 2), ("gabor", 1))]
+    training = TrainingStatistics()
+    for kind, block in trials:
+        training.add("responses", kind, block)
+        training.add("run", kind, block[:1])
+    found = training.result()
+    assert found.keys() == {"responses", "run"}
+    assert found["responses"].keys() == {"all", "gabor", "noise"}
+    of_type = {"all": trials, "gabor": [trials[0], trials[3]], "noise": [trials[2]]}
+    for kind, mine in of_type.items():
+        every = np.concatenate([block for _, block in mine], axis=1)
+        np.testing.assert_allclose(found["responses"][kind].mean, every.mean(1))
+        np.testing.assert_allclose(found["responses"][kind].std, every.std(1, ddof=1))
+        np.testing.assert_allclose(found["run"][kind].std, every[:1].std(1, ddof=1))
+
+
+def test_images_have_statistics_of_each_image() -> None:
+    images = (
+        np.random.default_rng(5).integers(0, 256, (4, 1, 6, 8), dtype=np.uint8)
+        // np.array([1, 2, 3, 4], np.uint8)[:, None, None, None]
+    )
+    training = TrainingStatistics()
+    for image, kind in zip(images, ("a", "b", "a", "a"), strict=True):
+        training.add_stimulus(kind, image)
+    found = training.result()
+    for kind, mine in (("all", images), ("a", images[[0, 2, 3]]), ("b", images[1:2])):
+        np.testing.assert_allclose(found["inputs"][kind].mean, [mine.mean()])
+        np.testing.assert_allclose(found["inputs"][kind].std, [mine.std(ddof=1)])
+        pixels = mine.reshape(len(mine), -1)
+        np.testing.assert_allclose(found["inputs_per_image"][kind].mean, [pixels.mean(1).mean()])
+        np.testing.assert_allclose(found["inputs_per_image"][kind].std, [pixels.std(1, ddof=1).mean()])
+    movie = TrainingStatistics()
+    movie.add_stimulus("", images[:, :, None][0])
+    assert movie.result().keys() == {"inputs"}
