@@ -189,11 +189,9 @@ def check_content(content: Content, where: str) -> None:
     rates = content.description
     if content.responses is not None:
         _check_series(content, content.responses, "responses", rates.response_rate, rates.response_offset, where)
-    elif content.spike_times is not None and content.spike_times.counts is not None:
-        if len(content.spike_times.counts) != n_trials:
-            raise RecordingError(
-                f"{where}: spike_times of {len(content.spike_times.counts)} trials, but there are {n_trials}"
-            )
+    spikes = content.spike_times
+    if spikes is not None and spikes.counts is not None and len(spikes.counts) != n_trials:
+        raise RecordingError(f"{where}: spike_times of {len(spikes.counts)} trials, but there are {n_trials}")
     for name, series in content.signals.items():
         _check_series(content, series, name, rates.signal_rate, rates.signal_offset, where)
     if content.opto_pulses is not None and len(content.opto_pulses.items) != n_trials:
