@@ -17,7 +17,7 @@ class ScanInfo:
     unit_ids : tuple of int
         Units in the order of the responses.
     input_shape : tuple of int
-        (channel, height, width) of the videos or images that enter the core.
+        (channel, height, width) of the videos or images that enter the core, planes of behaviour included.
     mean_responses : tuple of float
         Mean of each unit's normalised training responses.
     n_behavior : int
@@ -32,6 +32,9 @@ class ScanInfo:
         Pixel statistics by which inputs were normalised: (grey value - mean) / std.
     field_centers : tuple of (float, float) or None
         Where readouts start to look: x and y in pixels, y down; None if they start at random.
+    plane_means : tuple of float
+        For each plane that follows the pixels in the input's channels (behaviour, pupil position, light) its training
+        mean, normalised.
     """
 
     unit_ids: tuple[int, ...]
@@ -44,11 +47,17 @@ class ScanInfo:
     input_mean: float = 0.0
     input_std: float = 1.0
     field_centers: tuple[tuple[float, float], ...] | None = None
+    plane_means: tuple[float, ...] = ()
 
     @property
     def n_units(self) -> int:
         """Number of units."""
         return len(self.unit_ids)
+
+    @property
+    def pixel_channels(self) -> int:
+        """How many of the input's channels, the first ones, are pixels."""
+        return self.input_shape[0] - len(self.plane_means)
 
 
 DataInfo = dict[str, ScanInfo]

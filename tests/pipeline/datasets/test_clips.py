@@ -10,304 +10,275 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from pipeline.datasets.batches import MovieBatch
-from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders, repeated_responses
-from pipeline.datasets.conversion import convert_movie
-from pipeline.datasets.info import ScanInfo, data_info_from_json, data_info_to_json
-from pipeline.datasets.preprocessing import Movie
-from pipeline.datasets.store import StoredDataset
+from pipeline.datasets.clips import MovieClips, ScanMovies, light_allows
+from pipeline.datasets.loaders import ScanLoader, open_loaders
 from pipeline.errors import ConfigurationError, DatasetError
 
-FRAMES = 40
+FRAMES = 8
+TIERS = ["train"] * 6 + ["validation"] * 3 + ["test"] * 4
+LENGTHS = [30] * 6 + [30, 20, 20] + [30] * 4
+CONDITIONS = [*range(9), 9, 10, 9, 10]
 
 
 @pytest.fixture(scope="module")
-def paths(simulated: Any) -> dict[str, Path]:
-    return {"one": simulated.dataset, "two": simulated.dataset}
+def scan(written: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Thirteen movie trials of four units; trial 1 is lit in its second half by the first of two trains."""
+    light = np.zeros((2, 30))
+    light[0, 15:] = 1
+    path = tmp_path_factory.mktemp("movies") / "data"
+    return written(path, TIERS, LENGTHS, CONDITIONS, trains=2, light={1: light})
 
 
-@pytest.fixture(scope="module")
-def stored(simulated: Any) -> StoredDataset:
-    return StoredDataset(simulated.dataset)
+def load(path: Path, seed: int = 1, batch_size: int = 4, **settings: Any) -> dict[str, ScanLoader]:
+    loaders, _ = open_loaders({"a": path}, MovieClips(**{"clip_frames": FRAMES, **settings}), batch_size, seed)
+    return {tier: of_tier["a"] for tier, of_tier in loaders.items()}  # type: ignore[misc]
 
 
-def load(paths: dict[str, Path], seed: int = 1, batch_size: int = 4, **settings: Any) -> MovieLoaders:
-    return movie_loaders(paths, MovieClips(**{"clip_frames": FRAMES, **settings}), batch_size, seed)[0]
+def movies(path: Path, **settings: Any) -> ScanMovies:
+    dataset = load(path, **settings)["train"].dataset
+    assert isinstance(dataset, ScanMovies)
+    return dataset
 
 
-def equal(first: list[MovieBatch], second: list[MovieBatch]) -> bool:
-    return len(first) == len(second) and all(
-        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
-    )
+def expected(scan: Any, row: int, start: int, frames: int) -> list[np.ndarray]:
+    """The fields of one clip, computed from what was written."""
+    cut = (..., slice(start, start + frames))
+    trial = scan.trials[row]
+    (pixel_mean,), (pixel_std,) = scan.moments("inputs")
+    video = (scan.stimuli[trial["condition_hash"]][:, start : start + frames] - pixel_mean) / pixel_std
+    responses = trial["responses"][cut] / scan.moments("responses")[1][:, None]
+    behavior = trial["behavior"][cut] / scan.moments("pupil_size", "run")[1][:, None]
+    mean, std = scan.moments("pupil_x", "pupil_y")
+    pupil = (trial["pupil_location"][cut] - mean[:, None]) / std[:, None]
+    light = trial["optogenetic_signal"][cut]
+    return [video, responses, np.concatenate([behavior, light]), pupil, light]
 
 
-def test_loaders_are_nested_by_tier_and_data_key(paths: dict[str, Path]) -> None:
-    loaders = load(paths)
-    assert list(loaders) == ["train", "validation", "test"]
-    assert all(list(of_tier) == ["one", "two"] for of_tier in loaders.values())
-    for batch in loaders["train"]["two"]:
-        size = len(batch.videos)
-        assert [tuple(part.shape) for part in batch] == [
-            (size, 1, FRAMES, 33, 53), (size, 5, FRAMES), (size, 3, FRAMES), (size, 2, FRAMES), (size, FRAMES),
-        ]  # fmt: skip
-        assert {part.dtype for part in batch} == {torch.float32}
-
-
-def test_batches_can_be_pickled(paths: dict[str, Path]) -> None:
-    batch = next(iter(load(paths)["train"]["one"]))
-    again = pickle.loads(pickle.dumps(batch))
-    assert isinstance(again, MovieBatch)
-    assert equal([batch], [again])
-
-
-def test_an_epoch_draws_each_trial_as_often_as_clips_fit_into_it(paths: dict[str, Path]) -> None:
-    for frames, fit in ((40, 7), (80, 3), (300, 1), (299, 1)):  # trials of 300 frames
-        loader = load(paths, clip_frames=frames)["train"]["one"]
-        train = [i for i, tier in enumerate(loader.dataset.tiers) if tier == "train"]
-        batches = list(loader.batch_sampler)
-        drawn = [clip for batch in batches for clip in batch]
-        assert Counter(trial for trial, _, _ in drawn) == dict.fromkeys(train, fit)
-        assert all(length == frames and 0 <= start <= 300 - frames for _, start, length in drawn)
-        assert [len(batch) for batch in batches[:-1]] == [4] * (len(loader) - 1)
-        assert len(batches) == len(loader) == -(-len(drawn) // 4)
-
-
-def test_over_epochs_clips_start_everywhere(paths: dict[str, Path]) -> None:
-    loader = load(paths, clip_frames=250)["train"]["one"]
-    starts = {start for _ in range(60) for batch in loader.batch_sampler for _, start, _ in batch}
-    assert starts == set(range(51))
-
-
-def test_clips_are_the_normalised_tensors_at_their_place(paths: dict[str, Path], stored: StoredDataset) -> None:
-    loader = load(paths)["train"]["one"]
+def test_clips_are_the_normalised_tensors_at_their_place(scan: Any) -> None:
+    loader = load(scan.path)["train"]
     places = [clip for batch in copy.deepcopy(loader.batch_sampler) for clip in batch]
-    statistics = {name: [np.array(s[m]) for m in ("mean", "std")] for name, s in stored.metadata["statistics"].items()}
-    behavior_std = np.concatenate([statistics[n][1] for n in ("run", "pupil_size")])
-    pupil_mean, pupil_std = (np.concatenate([statistics[n][i] for n in ("pupil_x", "pupil_y")]) for i in (0, 1))
-    (pixel_mean,), (pixel_std,) = statistics["inputs"]
     seen = 0
     for batch in loader:
+        assert {part.dtype for part in batch} == {torch.float32}
+        assert batch.inputs is batch.videos
         for i in range(len(batch.videos)):
-            trial, start, length = places[seen]
+            for found, wanted in zip(batch, expected(scan, *places[seen]), strict=True):
+                np.testing.assert_allclose(found[i], wanted, atol=1e-4)
             seen += 1
-            cut = (..., slice(start, start + length))
-            video = (stored.stimulus(stored.condition_hash[trial])[:, start : start + length] - pixel_mean) / pixel_std
-            responses = stored.tensor("responses", trial)[cut] / statistics["responses"][1][:, None]
-            opto = stored.tensor("optogenetic_signal", trial)[cut]
-            behavior = np.concatenate([stored.tensor("behavior", trial)[cut] / behavior_std[:, None], opto[None]])
-            pupil = (stored.tensor("pupil_location", trial)[cut] - pupil_mean[:, None]) / pupil_std[:, None]
-            for found, expected in zip(batch, (video, responses, behavior, pupil, opto), strict=True):
-                np.testing.assert_allclose(found[i], expected, atol=1e-4)
-    assert seen == len(places)
+    assert seen == len(places) == 18
 
 
-def test_normalised_training_data_have_unit_spread(paths: dict[str, Path]) -> None:
-    scan = load(paths)["train"]["one"].dataset
-    train = [scan[i, 0, scan.lengths[i]] for i, tier in enumerate(scan.tiers) if tier == "train"]
-    responses = torch.cat([batch.responses[0] for batch in train], dim=1)
-    torch.testing.assert_close(responses.std(1), torch.ones(5))
-    videos = torch.cat([batch.videos.flatten() for batch in train])
-    assert abs(float(videos.mean())) < 1e-4
-    assert abs(float(videos.std()) - 1) < 1e-4
-    pupil = torch.cat([batch.pupil_center[0] for batch in train], dim=1)
-    torch.testing.assert_close(pupil.std(1), torch.ones(2))
-    torch.testing.assert_close(pupil.mean(1), torch.zeros(2), atol=1e-4, rtol=0)
-    behavior = torch.cat([batch.behavior[0] for batch in train], dim=1)
+def test_batches_can_be_pickled(scan: Any) -> None:
+    batch = next(iter(load(scan.path)["train"]))
+    again = pickle.loads(pickle.dumps(batch))
+    assert isinstance(again, MovieBatch)
+    assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
+
+
+@pytest.mark.parametrize(("frames", "fit"), [(8, 3), (15, 2), (16, 1), (30, 1)])
+def test_an_epoch_draws_each_trial_as_often_as_clips_fit_into_it(scan: Any, frames: int, fit: int) -> None:
+    loader = load(scan.path, clip_frames=frames)["train"]
+    batches = list(loader.batch_sampler)
+    drawn = [clip for batch in batches for clip in batch]
+    assert Counter(row for row, _, _ in drawn) == dict.fromkeys(range(6), fit)
+    assert all(length == frames and 0 <= start <= 30 - frames for _, start, length in drawn)
+    assert [len(batch) for batch in batches[:-1]] == [4] * (len(loader) - 1)
+    assert len(batches) == len(loader) == -(-len(drawn) // 4)
+
+
+def test_over_epochs_clips_start_everywhere(scan: Any) -> None:
+    loader = load(scan.path, clip_frames=20)["train"]
+    starts = {start for _ in range(40) for batch in loader.batch_sampler for _, start, _ in batch}
+    assert starts == set(range(11))
+
+
+def test_a_given_start_takes_each_trial_once(scan: Any) -> None:
+    loader = load(scan.path, clip_start=7, clip_frames=10)["train"]
+    clips = [clip for batch in loader.batch_sampler for clip in batch]
+    assert sorted(clips) == [(row, 7, 10) for row in range(6)]
+    with pytest.raises(ConfigurationError, match="clip_frames is 25 from frame 7, but training trial 0 .* most 23"):
+        load(scan.path, clip_start=7, clip_frames=25)
+
+
+def test_only_the_first_frames_are_used_if_asked_for(scan: Any) -> None:
+    loaders = load(scan.path, max_frames=24, clip_frames=16)
+    drawn = [clip for _ in range(30) for batch in loaders["train"].batch_sampler for clip in batch]
+    assert {start for _, start, _ in drawn} == set(range(9))
+    assert [batch.videos.shape[2] for batch in loaders["validation"]] == [24, 20]
+    for found, wanted in zip(next(iter(loaders["test"])), expected(scan, 9, 0, 24), strict=True):
+        np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+
+
+def test_information_is_that_of_the_training_tier(scan: Any) -> None:
+    found = movies(scan.path)
+    whole = [found[row, 0, 30] for row in scan.rows("train")]
+    responses = torch.cat([batch.responses[0] for batch in whole], dim=1)
+    torch.testing.assert_close(responses.std(1), torch.ones(4))
+    behavior = torch.cat([batch.behavior[0] for batch in whole], dim=1)
     torch.testing.assert_close(behavior[:2].std(1), torch.ones(2))
-    assert set(behavior[2].tolist()) == {0.0, 1.0}
-    info = scan.info
+    info = found.info
     np.testing.assert_allclose(info.mean_responses, responses.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(info.mean_behavior, behavior.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(info.mean_pupil_center, (0, 0), atol=1e-4)
-    assert (info.unit_ids, info.input_shape, info.n_behavior) == ((1, 2, 3, 4, 5), (1, 33, 53), 3)
-    assert info.frame_rate == 60
+    np.testing.assert_allclose(info.mean_behavior, behavior.mean(1), rtol=1e-5, atol=1e-6)
+    assert info.mean_behavior[2:] == (pytest.approx(15 / 180), 0)
+    np.testing.assert_allclose(info.mean_pupil_center, (0, 0), atol=1e-5)
+    assert (info.unit_ids, info.input_shape, info.n_behavior) == ((101, 102, 103, 104), (1, 5, 6), 4)
+    assert (info.frame_rate, info.pixel_channels, info.plane_means) == (30.0, 1, ())
+    pixels = torch.cat([batch.videos.flatten() for batch in whole])
+    assert abs(float(pixels.mean())) < 1e-4
+    assert abs(float(pixels.std()) - 1) < 1e-4
+    assert info.input_mean == pytest.approx(scan.moments("inputs")[0][0])
+    assert info.input_std == pytest.approx(scan.moments("inputs")[1][0])
 
 
-def test_without_normalisation_values_are_those_of_the_source(paths: dict[str, Path], stored: StoredDataset) -> None:
-    scan = load(paths, normalize=False)["train"]["one"].dataset
-    batch = scan[3, 10, 20]
-    assert np.array_equal(batch.videos[0], stored.stimulus(stored.condition_hash[3])[:, 10:30])
-    assert np.array_equal(batch.responses[0], stored.tensor("responses", 3)[:, 10:30])
-    assert np.array_equal(batch.pupil_center[0], stored.tensor("pupil_location", 3)[:, 10:30])
-    assert (scan.info.input_mean, scan.info.input_std) == (0.0, 1.0)
+def test_without_normalisation_values_are_those_of_the_source(scan: Any) -> None:
+    found = movies(scan.path, normalize=False)
+    batch, trial = found[3, 10, 20], scan.trials[3]
+    assert np.array_equal(batch.videos[0], scan.stimuli["c3"][:, 10:30])
+    assert np.array_equal(batch.responses[0], trial["responses"][:, 10:30])
+    assert np.array_equal(batch.pupil_center[0], trial["pupil_location"][:, 10:30])
+    assert (found.info.input_mean, found.info.input_std) == (0.0, 1.0)
+    np.testing.assert_allclose(found.info.mean_responses, scan.moments("responses")[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["videos", "responses", "behavior", "pupil_center"])
+def test_what_is_excluded_is_not_normalised(scan: Any, name: str) -> None:
+    one = movies(scan.path, exclude=name)[2, 3, 8]
+    raw, full = movies(scan.path, normalize=False)[2, 3, 8], movies(scan.path)[2, 3, 8]
+    for field in one._fields:
+        assert torch.equal(getattr(one, field), getattr(raw if field == name else full, field))
 
 
 @pytest.mark.parametrize(
     ("settings", "channels", "pupil"),
     [
-        ({"behavior": "none"}, 1, True),
+        ({"behavior": "none"}, 2, True),
         ({"opto": "none"}, 2, True),
         ({"behavior": "none", "opto": "none"}, None, True),
-        ({"pupil": "none"}, 3, False),
+        ({"behavior": "channels", "opto": "channels"}, None, True),
+        ({"behavior": "both", "pupil": "channels"}, 4, False),
+        ({"pupil": "none"}, 4, False),
     ],
 )
-def test_what_is_left_out_is_none(
-    paths: dict[str, Path], settings: dict[str, str], channels: int | None, pupil: bool
-) -> None:
-    scan = load(paths, **settings)["train"]["one"].dataset
-    batch = scan[0, 0, 8]
+def test_what_is_left_out_is_none(scan: Any, settings: dict[str, str], channels: int | None, pupil: bool) -> None:
+    found = movies(scan.path, **settings)
+    batch = found[0, 0, 8]
     assert (None if batch.behavior is None else batch.behavior.shape[1]) == channels
-    assert (batch.pupil_center is not None) == (scan.info.mean_pupil_center is not None) == pupil
-    assert scan.info.n_behavior == (channels or 0)
-    assert (scan.info.mean_behavior is None) == (channels is None)
+    assert (batch.pupil_center is not None) == (found.info.mean_pupil_center is not None) == pupil
+    assert found.info.n_behavior == (channels or 0)
+    assert (found.info.mean_behavior is None) == (channels is None)
 
 
-def test_seed_and_epoch_decide_the_clips(paths: dict[str, Path]) -> None:
-    def places(seed: int) -> list[list[list[tuple[int, int, int]]]]:
-        sampler = load(paths, seed)["train"]["one"].batch_sampler
-        return [list(sampler) for _ in range(3)]
-
-    first, again, other = places(1), places(1), places(2)
-    assert first == again
-    assert first[0] != first[1] != first[2]
-    assert first != other
-    sampler = load(paths, 1)["train"]["one"].batch_sampler
-    sampler.epoch = 2  # as when training is resumed
-    assert list(sampler) == first[2]
-
-
-def test_evaluation_does_not_depend_on_the_seed(paths: dict[str, Path]) -> None:
-    for tier in ("validation", "test"):
-        assert equal(list(load(paths, 1)[tier]["one"]), list(load(paths, 2)[tier]["one"]))
+def test_channels_hold_the_normalised_signals_at_every_place(scan: Any) -> None:
+    found = movies(scan.path, behavior="both", pupil="channels", opto="channels")
+    batch, plain = found[1, 10, 12], movies(scan.path)[1, 10, 12]
+    assert found.info.input_shape == (7, 5, 6)
+    assert found.info.pixel_channels == 1
+    assert torch.equal(batch.videos[:, :1], plain.videos)
+    planes = torch.cat([plain.behavior[:, :2], plain.pupil_center, plain.optogenetic_signal], dim=1)
+    assert torch.equal(batch.videos[:, 1:], planes[..., None, None].expand(-1, -1, -1, 5, 6))
+    assert torch.equal(batch.behavior, plain.behavior[:, :2])
+    info = movies(scan.path).info
+    wanted = [*info.mean_behavior[:2], *info.mean_pupil_center, 15 / 180, 0]
+    np.testing.assert_allclose(found.info.plane_means, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_give_the_same_batches(paths: dict[str, Path], method: str) -> None:
-    alone, shared = load(paths)["train"]["one"], load(paths)["train"]["one"]
-    workers = DataLoader(
-        shared.dataset,
-        batch_sampler=shared.batch_sampler,
-        collate_fn=shared.collate_fn,
-        num_workers=2,
-        multiprocessing_context=method,
-    )
-    for _ in range(2):
-        assert equal(list(alone), list(workers))
+def test_statistics_may_be_those_of_one_type_of_stimuli(written: Callable[..., Any], tmp_path: Path) -> None:
+    types = ["a", "b", "a", "b", "a", "b"]
+    scan = written(tmp_path / "data", ["train"] * 4 + ["validation"] * 2, 12, types=types)
+    found = movies(scan.path, stats_source="b", stimulus_type="a")
+    assert found.trials["train"] == [0, 2]
+    assert found.trials["validation"] == [4]
+    std = scan.moments("responses", of="b")[1]
+    np.testing.assert_allclose(found[0, 0, 12].responses[0], scan.trials[0]["responses"] / std[:, None], rtol=1e-5)
+    np.testing.assert_allclose(found.info.mean_responses, scan.moments("responses", of="a")[0] / std, rtol=1e-5)
+    assert found.info.input_mean == pytest.approx(scan.moments("inputs", of="b")[0][0])
+    with pytest.raises(DatasetError, match="no statistics of .* for stimuli of type 'c': it has all, a, b"):
+        movies(scan.path, stats_source="c")
 
 
-def test_evaluation_gives_whole_trials_in_order(paths: dict[str, Path], stored: StoredDataset) -> None:
-    loaders = load(paths)
-    std = np.array(stored.metadata["statistics"]["responses"]["std"])[:, None]
-    for tier in ("validation", "test"):
-        found = [trial for batch in loaders[tier]["one"] for trial in batch.responses]
-        expected = [stored.tensor("responses", row) / std for row in stored.rows(tier)]
-        assert len(found) == len(expected) > 0
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5)
+def test_evaluation_gives_whole_trials_in_order(scan: Any) -> None:
+    loaders = load(scan.path)
+    for tier, rows in (("validation", [6, 7, 8]), ("test", [9, 10, 11, 12])):
+        found = [trial for batch in loaders[tier] for trial in batch.responses]
+        assert loaders[tier].trials == rows
+        assert loaders[tier].conditions == [f"c{CONDITIONS[row]}" for row in rows]
+        for one, row in zip(found, rows, strict=True):
+            np.testing.assert_allclose(one, expected(scan, row, 0, LENGTHS[row])[1], rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def uneven(handmade: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five training trials with known light, then evaluation trials of two lengths, ten of them alike."""
-    rng = np.random.default_rng(0)
-    lengths = [24, 24, 24, 24, 30] + [16, 12] + [12] * 10
-    movies = [rng.integers(0, 256, (n, 4, 5), dtype=np.uint8) for n in lengths]
-    starts = [10.0 * i for i in range(len(lengths))]
-    spikes = [[np.sort(s + rng.uniform(0, 0.4, 9)), np.array([])] for s in starts]
-    light = {1: [(10.0, 10.4)], 2: [(20.2, 20.4)], 3: [(30.1, 30.2)]}  # all, second half, 6 frames in the middle
-    pulses = [light.get(i, []) for i in range(len(lengths))]
-    recording = handmade(movies, spikes, starts, pulses=pulses)
-    tiers = dict(zip(recording.hashes, ["train"] * 5 + ["validation"] * 12, strict=True))
-    path = tmp_path_factory.mktemp("uneven") / "data"
-    convert_movie(recording, Movie(height=4, width=5), tiers, path)
-    return path
-
-
-def test_batches_of_whole_trials_hold_consecutive_trials_of_one_length(uneven: Path) -> None:
-    loader = load({"a": uneven}, clip_frames=8)["validation"]["a"]
-    assert [[clip[0] for clip in batch] for batch in loader.batch_sampler] == [[5], list(range(6, 14)), [14, 15, 16]]
+def test_batches_of_whole_trials_hold_consecutive_trials_of_one_length(
+    written: Callable[..., Any], tmp_path: Path
+) -> None:
+    lengths = [24] + [16, 12] + [12] * 10
+    written(tmp_path / "data", ["train"] + ["validation"] * 12, lengths)
+    loader = load(tmp_path / "data")["validation"]
+    assert [[clip[0] for clip in batch] for batch in loader.batch_sampler] == [[1], list(range(2, 10)), [10, 11, 12]]
     assert [batch.videos.shape[2] for batch in loader] == [16, 12, 12]
-
-
-@pytest.mark.parametrize(
-    ("window", "trials", "lit"),
-    [
-        ("any", {0, 1, 2, 3, 4}, None),
-        ("on", {1, 2}, {8}),
-        ("off", {0, 2, 3, 4}, {0}),
-        ("constant", {0, 1, 2, 3, 4}, {0, 8}),
-    ],
-)
-def test_light_windows(uneven: Path, window: str, trials: set[int], lit: set[int] | None) -> None:
-    loader = load({"a": uneven}, clip_frames=8, opto_window=window)["train"]["a"]
-    places = [clip for _ in range(40) for batch in copy.deepcopy(loader.batch_sampler) for clip in batch]
-    assert {trial for trial, _, _ in places} == trials
-    found = {float(n) for _ in range(40) for batch in loader for n in batch.optogenetic_signal.sum(1)}
-    if lit is None:
-        assert {0.0, 8.0} < found
-    else:
-        assert found == lit
-
-
-def test_light_windows_leave_every_clip_that_meets_them(uneven: Path) -> None:
-    sampler = load({"a": uneven}, clip_frames=8, opto_window="off")["train"]["a"].batch_sampler
-    places = {clip[:2] for _ in range(300) for batch in sampler for clip in batch}
-    assert {start for trial, start in places if trial == 2} == set(range(5))  # dark until frame 12
-    assert {start for trial, start in places if trial == 3} == {12, 13, 14, 15, 16}  # lit from 6 to 12
-    assert {start for trial, start in places if trial == 4} == set(range(23))
 
 
 @pytest.mark.parametrize("frames", [1, 8, 24])
 @pytest.mark.parametrize("window", ["any", "constant", "on", "off"])
-def test_light_windows_judge_every_clip_by_its_own_frames(uneven: Path, window: str, frames: int) -> None:
-    scan = load({"a": uneven}, clip_frames=8, opto_window=window)["train"]["a"].dataset
-    for trial in range(5):
-        light = StoredDataset(uneven).tensor("optogenetic_signal", trial) > 0
-        starts = np.arange(scan.lengths[trial] - frames + 1)
-        clips = [light[start : start + frames] for start in starts]
-        on, off = np.array([clip.all() for clip in clips]), np.array([not clip.any() for clip in clips])
-        wanted = {"any": on | ~on, "constant": on | off, "on": on, "off": off}[window]
-        np.testing.assert_array_equal(scan.opto_allows(trial, starts, frames), wanted)
+def test_light_windows_judge_every_clip_by_its_own_frames(window: str, frames: int) -> None:
+    rng = np.random.default_rng(frames)
+    light = np.repeat(rng.integers(0, 2, (2, 12)), 5, axis=1)
+    light[:, :30] = 1
+    starts = np.arange(60 - frames + 1)
+    clips = [light[:, start : start + frames] for start in starts]
+    wanted = {
+        "any": [True for clip in clips],
+        "constant": [all(len(set(train)) == 1 for train in clip) for clip in clips],
+        "on": [bool(clip.all()) for clip in clips],
+        "off": [not clip.any() for clip in clips],
+    }[window]
+    assert light_allows(window, light, starts, frames).tolist() == wanted
+    without = light_allows(window, np.zeros((0, 60)), starts, frames)
+    assert without.tolist() == [window != "on"] * len(starts)
 
 
-def test_impossible_clips_are_refused(uneven: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"clip_frames is 25, but training trial 0 .* use at most 24"):
-        load({"a": uneven}, clip_frames=25)
-    load({"a": uneven}, clip_frames=24)
-    load({"a": uneven}, clip_frames=24, opto_window="on")  # trial 1 is lit throughout
-
-
-def test_windows_that_no_clip_meets_are_refused(handmade: Callable[..., Any], tmp_path: Path) -> None:
-    movies = [np.random.default_rng(i).integers(0, 256, (12, 4, 5), dtype=np.uint8) for i in (0, 1)]
-    recording = handmade(movies, [[np.array([0.05])], [np.array([])]], starts=[0.0, 1.0], pulses=[[(0.1, 0.3)], []])
-    tiers = dict(zip(recording.hashes, ("train", "validation"), strict=True))
-    convert_movie(recording, Movie(height=4, width=5), tiers, tmp_path / "data")
+def test_light_windows_choose_training_clips(scan: Any) -> None:
+    for window, rows in (("off", set(range(6))), ("constant", set(range(6)))):
+        sampler = load(scan.path, opto_window=window)["train"].batch_sampler
+        places = {clip[:2] for _ in range(150) for batch in sampler for clip in batch}
+        assert {row for row, _ in places} == rows
+        starts = {start for row, start in places if row == 1}
+        assert starts == set(range(8)) | (set(range(15, 23)) if window == "constant" else set())
     with pytest.raises(ConfigurationError, match="opto_window is 'on', but no training clip of 8 frames in"):
-        load({"a": tmp_path / "data"}, clip_frames=8, opto_window="on")
-    load({"a": tmp_path / "data"}, clip_frames=6, opto_window="on")
+        load(scan.path, opto_window="on")  # the second train is always dark
 
 
-def test_validation_trials_are_needed_and_test_trials_are_not(
-    handmade: Callable[..., Any], tmp_path: Path, uneven: Path
-) -> None:
-    assert list(load({"a": uneven}, clip_frames=8)["test"]["a"]) == []
-    movie = np.random.default_rng(0).integers(0, 256, (12, 4, 5), dtype=np.uint8)
-    recording = handmade([movie], [[np.array([0.05])]])
-    convert_movie(recording, Movie(height=4, width=5), {recording.hashes[0]: "train"}, tmp_path / "data")
-    with pytest.raises(DatasetError, match="mouse 7 has no validation trials: see ConditionTier"):
-        load({"mouse 7": tmp_path / "data"}, clip_frames=8)
+def test_clips_longer_than_a_trial_are_refused(scan: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"clip_frames is 31, but training trial 0 .* use at most 30"):
+        load(scan.path, clip_frames=31)
+    load(scan.path, clip_frames=30)
 
 
-def test_repeated_responses_are_those_of_one_condition(stored: StoredDataset) -> None:
-    repeats = repeated_responses(stored, "test")
-    rows = stored.rows("test")
-    counted = Counter(stored.condition_hash[row] for row in rows)
-    assert {name: len(trials) for name, trials in repeats.items()} == {h: n for h, n in counted.items() if n > 1}
-    for name, trials in repeats.items():
-        own = [row for row in rows if stored.condition_hash[row] == name]
-        assert np.array_equal(trials, np.stack([stored.tensor("responses", row) for row in own]))
-    assert repeated_responses(stored, "train") == {}
+def test_withheld_responses_are_nan_and_stay_out_of_the_tiers(written: Callable[..., Any], tmp_path: Path) -> None:
+    tiers = ["train"] * 3 + ["validation"] * 2 + ["test"] * 2 + ["final", "ood"]
+    spoil = {5: "responses", 7: "behavior"}
+    scan = written(tmp_path / "data", tiers, 12, withheld=(2, 5, 7), spoil=spoil)
+    loaders = load(scan.path)
+    assert {tier: loader.trials for tier, loader in loaders.items()} == {
+        "train": [0, 1], "validation": [3, 4], "test": [6], "ood": [8], "withheld": [2, 5, 7],
+    }  # fmt: skip
+    (batch,) = loaders["withheld"]
+    assert torch.isnan(batch.responses).all()
+    np.testing.assert_allclose(batch.videos[0], expected(scan, 2, 0, 12)[0], atol=1e-4)
 
 
-def test_data_information_survives_json(paths: dict[str, Path]) -> None:
-    info = {
-        "full": load(paths)["train"]["one"].dataset.info,
-        "bare": ScanInfo((3,), (1, 4, 5), (0.1,)),
-        "odd.name/ü": ScanInfo((1, 2), (2, 4, 5), (0.1, 1 / 3), field_centers=((1.5, 2.0), (0.0, 3.0))),
-    }
-    again = data_info_from_json(data_info_to_json(info))
-    assert again == info
-    assert list(again) == list(info)
-    assert hash(again["odd.name/ü"]) == hash(info["odd.name/ü"])  # tuples again, not lists
+@pytest.mark.parametrize("name", ["responses", "behavior", "pupil_location"])
+def test_nan_is_refused_by_trial(written: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    written(tmp_path / "data", ["train"] * 3 + ["validation"], 12, spoil={3: name})
+    loaders = load(tmp_path / "data")
+    list(loaders["train"])
+    with pytest.raises(DatasetError, match=f"trial 13 of .* NaN or infinity in its .*{name}"):
+        list(loaders["validation"])
+
+
+def test_signals_may_be_missing(written: Callable[..., Any], tmp_path: Path) -> None:
+    written(tmp_path / "data", ["train", "validation"], 12, signals=False, trains=0)
+    found = movies(tmp_path / "data", behavior="both", pupil="both", opto_window="off")
+    batch = found[0, 2, 8]
+    assert batch[2:] == (None, None, None)
+    assert (found.info.input_shape, found.info.n_behavior, found.info.mean_pupil_center) == ((1, 5, 6), 0, None)
