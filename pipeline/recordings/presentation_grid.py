@@ -95,13 +95,12 @@ class PresentationGrid:
         )
 
     def _check_overlaps(self) -> None:
-        # a trial may begin within a longer one that began before its predecessor
-        latest = np.maximum.accumulate(self.shown[:, 1])
-        overlapping = self.shown[1:, 0] < latest[:-1] - OVERLAP_TOLERANCE
+        # in order of time, whatever a trial overlaps, it overlaps its successor too
+        overlapping = self.shown[1:, 0] < self.shown[:-1, 1] - OVERLAP_TOLERANCE
         if not overlapping.any():
             return
-        later = int(overlapping.argmax()) + 1
-        earlier = int(self.shown[:later, 1].argmax())
+        earlier = int(overlapping.argmax())
+        later = earlier + 1
         units = [self.unit_ids[self.rows[trial] >= 0] for trial in (earlier, later)]
         if self.scene[earlier] == self.scene[later] and not np.intersect1d(*units).size:
             raise RecordingError(

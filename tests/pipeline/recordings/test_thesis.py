@@ -159,6 +159,13 @@ def test_only_pulses_that_touch_the_trial(disk):
     assert recording.opto_groups == (0, 0, 0)
 
 
+def test_pulses_stand_in_order_of_time(disk):
+    early, late = [1.1, 1.2], [1.3, 1.35]
+    for unit in UNITS:
+        disk.cell("opto_tranges", unit, 1, [early, late] if unit == 5 else [late, early])
+    assert np.array_equal(disk.open().opto_pulses(1)[0], [early, late])
+
+
 def test_recording_in_the_dark(disk):
     disk.responses["opto_tranges"] = [[]] * len(disk.responses)
     assert [[train.shape for train in disk.open().opto_pulses(i)] for i in range(len(SHOWN))] == [[(0, 2)]] * len(SHOWN)
@@ -425,7 +432,6 @@ def test_overlapping_trials(disk):
 
 
 def test_trial_inside_a_longer_earlier_one(disk):
-    """The overlap is with the trial before the last."""
     for unit in UNITS:
         disk.cell("trange", unit, 0, [0.0, 9.0])
     refuses(disk, "trials overlap", "scene 0 at [0.0, 9.0]")
@@ -461,8 +467,9 @@ def test_pulses_that_are_no_pairs(disk, pulses):
     refuses(disk, "unit 5, scene 1", "opto_tranges")
 
 
-def test_pulses_that_differ_between_units(disk):
-    disk.cell("opto_tranges", 5, 1, [])
+@pytest.mark.parametrize("pulses", [[], [[1.1, 1.3]], [[1.1, 1.2], [1.3, 1.4]]])
+def test_pulses_that_differ_between_units(disk, pulses):
+    disk.cell("opto_tranges", 5, 1, pulses)
     refuses(disk, "scene 1", "opto_tranges differs between unit 2 and unit 5")
 
 

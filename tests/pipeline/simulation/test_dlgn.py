@@ -90,7 +90,7 @@ def test_rates_follow_from_what_is_on_disk(tiny):
         )
         centers = trial.start + (np.arange(TINY.n_bins) + 0.5) / 60
         lit = np.zeros(TINY.n_bins, bool)
-        for begin, end in recording.opto_pulses(trial_idx):
+        for begin, end in recording.opto_pulses(trial_idx)[0]:
             lit |= (centers > begin) & (centers < end)
         signals = recording.signals(trial_idx)
         names = ("run", "pupil_size", "pupil_x", "pupil_y")
@@ -109,7 +109,7 @@ def test_a_third_of_the_trials_has_light(tmp_path):
     settings = SimulationSettings(n_units=1, n_train=1, n_validation=0, n_test=1, test_repeats=150, scene_seconds=1.0)
     simulate_dlgn(tmp_path / "lit", settings)
     recording = reopen(tmp_path / "lit")
-    pulses = [recording.opto_pulses(trial.trial_idx) for trial in recording.trials]
+    pulses = [recording.opto_pulses(trial.trial_idx)[0] for trial in recording.trials]
     assert 0.2 < np.mean([len(p) for p in pulses]) < 0.47
     for trial, pulse in zip(recording.trials, pulses, strict=True):
         if len(pulse):
@@ -125,7 +125,7 @@ def test_light_lowers_the_spike_count(tmp_path):
     for trial in recording.trials:
         if trial.tier == "test":
             centers = trial.start + (np.arange(60) + 0.5) / 60
-            pulses = recording.opto_pulses(trial.trial_idx)
+            pulses = recording.opto_pulses(trial.trial_idx)[0]
             lit.append(sum(((centers > begin) & (centers < end) for begin, end in pulses), np.zeros(60, bool)))
             spikes.append(counts(recording, trial.trial_idx, 60).mean(axis=0))
     spikes, lit = np.array(spikes), np.array(lit)
