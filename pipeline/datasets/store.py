@@ -205,7 +205,8 @@ class StoredDataset:
         self.condition_hash: list[str] = list(self._trials["condition_hash"][:])
         self.tier: list[str] = list(self._trials["tier"][:])
         self.withheld: list[bool] = [bool(i) for i in self._trials["withheld"][:]]
-        self.stimulus_type: list[str] = list(self._trials["stimulus_type"][:])
+        # Deeplake gives empty text back as None.
+        self.stimulus_type: list[str] = [kind or "" for kind in self._trials["stimulus_type"][:]]
         self.bins: list[int] = [int(n) for n in self._trials["bins"][:]]
         names = [column.name for column in self._trials.schema.columns]
         self.tensors = tuple(n for n in names if n not in _TRIAL_COLUMNS)

@@ -99,10 +99,8 @@ def test_types_of_stimuli_have_statistics_of_their_own() -> None:
 
 
 def test_images_have_statistics_of_each_image() -> None:
-    images = (
-        np.random.default_rng(5).integers(0, 256, (4, 1, 6, 8), dtype=np.uint8)
-        // np.array([1, 2, 3, 4], np.uint8)[:, None, None, None]
-    )
+    rng = np.random.default_rng(5)
+    images = np.stack([rng.integers(0, bright, (1, 6, 8), dtype=np.uint8) for bright in (256, 128, 85, 64)])
     training = TrainingStatistics()
     for image, kind in zip(images, ("a", "b", "a", "a"), strict=True):
         training.add_stimulus(kind, image)
