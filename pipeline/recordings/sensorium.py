@@ -250,14 +250,15 @@ def _extent(values: np.ndarray, where: str) -> _Extent:
     n_samples = values.shape[-1]
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return _Extent(n_samples, not values.any(), None)
-    missing = np.isnan(values).reshape(-1, n_samples)
-    if (np.isfinite(values).reshape(-1, n_samples) | missing).all():
-        n_valid = valid_length(values)
-        at_sample = missing[:, :n_valid].any(axis=0)
-        sample = int(at_sample.argmax()) if at_sample.any() else None
-        first = None if sample is None else (sample, int(missing[:, sample].argmax()))
-        return _Extent(n_valid, not np.nan_to_num(values).any(), first)
-    raise RecordingError(f"{where}: infinite values; correct them, or leave the trial out")
+    rows = values.reshape(-1, n_samples)
+    if np.isinf(rows).any():
+        raise RecordingError(f"{where}: infinite values; correct them, or leave the trial out")
+    missing, n_valid, first = np.isnan(rows), valid_length(rows), None
+    with_gap = missing[:, :n_valid].any(axis=0)
+    if with_gap.any():
+        sample = int(with_gap.argmax())
+        first = (sample, int(missing[:, sample].argmax()))
+    return _Extent(n_valid, not ((rows != 0) & ~missing).any(), first)
 
 
 def _stimulus_type(number: str) -> str:

@@ -70,7 +70,10 @@ class _Zipped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._open()
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RecordingError(f"{path} is no .zip archive, or a damaged one: {error}; copy it again") from error
         found: dict[str, set[str]] = defaultdict(set)
         names = self._archive.namelist()
         if len(set(names)) < len(names):
@@ -84,19 +87,10 @@ class _Zipped:
                 found[outer].add(inner)
         self._inside = {folder: sorted(content) for folder, content in found.items()}
 
-    def _open(self) -> None:
-        try:
-            self._archive = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise RecordingError(f"{self.path} is no .zip archive, or a damaged one: {error}; copy it again") from error
-        self._process = os.getpid()
-
     def inside(self, folder: str) -> list[str]:
         return self._inside.get(folder.rstrip("/"), [])
 
     def open(self, name: str) -> BinaryIO:
-        if self._process != os.getpid():  # a forked process shares the place in the open file with its parent
-            self._open()
         try:
             member = self._archive.getinfo(name)
         except KeyError:

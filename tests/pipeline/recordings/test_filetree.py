@@ -85,6 +85,11 @@ def test_units_without_distinct_ids_are_numbered(example: Example, tmp_path: Pat
     assert [(u.unit_id, u.unit_name, u.area, u.layer, u.position) for u in units][4] == (4, "4", None, None, None)
 
 
+def test_a_unit_without_a_position(example: Example, tmp_path: Path) -> None:
+    example.neurons["cell_motor_coordinates"][3, 2] = np.nan
+    assert [unit.position is None for unit in opened(example, tmp_path).units] == [False, False, False, True, False]
+
+
 def same(one: Recording, other: Recording) -> None:
     assert (one.units, one.trials, one.stimuli) == (other.units, other.trials, other.stimuli)
     assert one.source.fingerprint == other.source.fingerprint
@@ -95,6 +100,7 @@ def same(one: Recording, other: Recording) -> None:
 @pytest.mark.parametrize("inside", ["", "static20457-5-9/"])
 def test_a_zip_is_the_folder(example: Example, tmp_path: Path, inside: str) -> None:
     recording = opened(example, tmp_path)
+    (tmp_path / "scan/data/images/.DS_Store").write_bytes(b"what macOS leaves behind")
     path = zipped(tmp_path / "scan", inside)
     before = sorted(tmp_path.iterdir())
     from_zip = FileTreeRecording(str(path))

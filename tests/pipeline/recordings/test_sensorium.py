@@ -179,14 +179,14 @@ def test_repeats_of_a_clip_stay_one_condition(clips: Example, tmp_path: Path) ->
 
 def test_whole_numbers_and_the_rate(clips: Example, tmp_path: Path) -> None:
     clips.data["videos"] = [np.nan_to_num(video).astype(np.uint8) for video in clips.data["videos"]]
-    clips.trials["target_fps"] = np.full(len(CLIPS), 15)
-    recording = open_clips(clips, tmp_path, frame_rate="15")
+    clips.trials["target_fps"] = np.full(len(CLIPS), 5.4)
+    recording = open_clips(clips, tmp_path, frame_rate="5.4")
     assert recording.frames(recording.trials[0].condition_hash).dtype == np.uint8
     # Bytes cannot be padding, so the stimulus is the whole array; the responses end before it.
     assert {stimulus.shape[1] for stimulus in recording.stimuli.values()} == {LONGEST}
-    assert [trial.duration for trial in recording.trials] == [n / 15 for n in CLIPS]
+    assert [trial.duration for trial in recording.trials] == [n / 5.4 for n in CLIPS]  # 12 / 5.4 * 5.4 is below 12
     assert [recording.responses(i).values.shape[1] for i in range(9)] == list(CLIPS)
-    with pytest.raises(RecordingError, match=r"target_fps.npy says 15 Hz, but frame_rate is 30"):
+    with pytest.raises(RecordingError, match=r"target_fps.npy says 5.4 Hz, but frame_rate is 30"):
         Sensorium2023Recording(str(tmp_path / "scan"))
 
 
