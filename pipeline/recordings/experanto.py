@@ -9,16 +9,14 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import (
-    Recording,
     Responses,
     SpikeTimes,
     Stimulus,
-    Trace,
-    Traces,
     Trial,
     hash_pixels,
 )
 from pipeline.recordings.checks import require_folder, sealed
+from pipeline.recordings.clocked import ClockedRecording
 from pipeline.recordings.experanto_modalities import (
     inside,
     positive,
@@ -33,7 +31,6 @@ from pipeline.recordings.experanto_screen import ScreenTrial, grey, image_size, 
 from pipeline.recordings.sequences import (
     SLACK,
     Sequence,
-    pulses_touching,
     require_nan_rule,
     shared_rates,
     spikes_between,
@@ -41,7 +38,7 @@ from pipeline.recordings.sequences import (
 from pipeline.recordings.tiers import tier_called
 
 
-class ExperantoRecording(Recording):
+class ExperantoRecording(ClockedRecording):
     """A recording in experanto's format.
 
     Each entry of the screen's metadata is a trial. An image becomes a still image, a video a movie, a blank a still
@@ -102,7 +99,6 @@ class ExperantoRecording(Recording):
     ) -> None:
         self._path = require_folder(path, "an experanto recording")
         self._nan = require_nan_rule(nan)
-        self._sampled: Sequence | None = None
         self._spikes: tuple[tuple[np.ndarray, ...], float, float] | None = None
         self._open_responses(inside(self._path, responses, "responses"), response_unit)
         self._behavior = [
@@ -138,36 +134,12 @@ class ExperantoRecording(Recording):
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
         """Return the responses in one trial and ``margin`` (s) around it, as far as they were recorded."""
-        trial = self._trial(trial_idx)
-        start, stop = trial.start, trial.start + trial.duration
         if self._spikes is None:
-            assert self._sampled is not None
-            times, values = self._sampled.read(start, stop, margin, self._nan)
-            return Traces(times, values, self._sampled.delays)
+            return self._traces(trial_idx, margin)
+        start, stop = self._span(trial_idx)
         spikes, first, last = self._spikes
         span = max(start - margin, first), min(stop + margin, last)
         return SpikeTimes(tuple(spikes_between(times, *span) for times in spikes), span)
-
-    def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
-        """Return the signals of eye tracker and treadmill in one trial and ``margin`` (s) around it."""
-        trial = self._trial(trial_idx)
-        stop = trial.start + trial.duration
-        traces: dict[str, Trace] = {}
-        for sequence in self._behavior:
-            traces |= sequence.traces(trial.start, stop, margin, self._nan)
-        return traces
-
-    def opto_pulses(self, trial_idx: int) -> tuple[np.ndarray, ...]:
-        """Return the light pulses (pulse, 2) that touch one trial: one train, none without the argument ``opto``."""
-        trial = self._trial(trial_idx)
-        if self._pulses is None:
-            return ()
-        return (pulses_touching(self._pulses, trial.start, trial.start + trial.duration),)
-
-    def _trial(self, trial_idx: int) -> Trial:
-        if not 0 <= trial_idx < len(self.trials):
-            raise RecordingError(f"{self._path} has no trial {trial_idx}: trials are 0 to {len(self.trials) - 1}")
-        return self.trials[trial_idx]
 
     def _open_responses(self, folder: Path, response_unit: str) -> None:
         meta = read_yaml(require_folder(folder, "responses") / "meta.yml", "responses' metadata")
@@ -230,6 +202,4 @@ class ExperantoRecording(Recording):
             _, first, last = self._spikes
             if trial.start < first - SLACK or trial.stop > last + SLACK:
                 return tier, f"spikes known from {first:.3f} to {last:.3f} s only"
-        sequences = [self._sampled, *self._behavior] if self._sampled else self._behavior
-        obstacles = (sequence.obstacle(trial.start, trial.stop, self._nan) for sequence in sequences)
-        return tier, next(filter(None, obstacles), "")
+        return tier, self._obstacle(trial.start, trial.stop)
