@@ -112,6 +112,9 @@ def test_a_margin_reaches_into_neighbouring_clips_but_not_into_other_movies(disk
     around = recording.responses(1, margin=0.15)
     assert np.array_equal(around.values, answers("chirp")[:, 7:23])
     assert around.times == pytest.approx((np.arange(7, 23) + 0.5) / RATE)
+    # Samples lie at the middle of frames: the nearest ones outside are half a frame, 0.025 s, away.
+    assert np.array_equal(recording.responses(1, margin=0.03).values, answers("chirp")[:, 9:21])
+    assert np.array_equal(recording.responses(1, margin=0.02).values, answers("chirp")[:, 10:20])
     assert np.array_equal(recording.responses(0, margin=0.15).values, answers("chirp")[:, :13])
     assert np.array_equal(recording.responses(4, margin=0.15).values, answers("chirp")[:, 37:])
     assert np.array_equal(recording.responses(10, margin=9.0).values, answers("probe", N_REPEATS)[1])
