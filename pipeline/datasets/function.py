@@ -41,7 +41,7 @@ class Function(Configuration):
     """
 
     function: str = setting("", "dotted path of the function")
-    arguments: str = setting("{}", "its keyword arguments, a JSON object")
+    arguments: str = setting("{}", "its keyword arguments, a JSON object", length=4000)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -98,7 +98,7 @@ def test_a_given_start_takes_each_trial_once(scan: Any) -> None:
     loader = load(scan.path, clip_start=7, clip_frames=10)["train"]
     clips = [clip for batch in loader.batch_sampler for clip in batch]
     assert sorted(clips) == [(row, 7, 10) for row in range(6)]
-    with pytest.raises(ConfigurationError, match="clip_frames is 25 from frame 7, but training trial 0 .* most 23"):
+    with pytest.raises(ConfigurationError, match=r"clip_frames is 25 from frame 7, but training trial 0 .* most 23"):
         load(scan.path, clip_start=7, clip_frames=25)
 
 
@@ -194,7 +194,7 @@ def test_statistics_may_be_those_of_one_type_of_stimuli(written: Callable[..., A
     np.testing.assert_allclose(found[0, 0, 12].responses[0], scan.trials[0]["responses"] / std[:, None], rtol=1e-5)
     np.testing.assert_allclose(found.info.mean_responses, scan.moments("responses", of="a")[0] / std, rtol=1e-5)
     assert found.info.input_mean == pytest.approx(scan.moments("inputs", of="b")[0][0])
-    with pytest.raises(DatasetError, match="no statistics of .* for stimuli of type 'c': it has all, a, b"):
+    with pytest.raises(DatasetError, match=r"no statistics of .* for stimuli of type 'c': it has all, a, b"):
         movies(scan.path, stats_source="c")
 
 
