@@ -110,7 +110,8 @@ def movie(file: NWBFile) -> None:
     add_rows(file, indices=False)
 
 
-MOVIE_ORDER = np.r_[np.arange(20, 30), np.arange(5, 15), np.arange(20, 30)].astype(np.uint32)
+MOVIE_ORDER = np.array([*range(20, 30), 9, 9, 5, 31, 7, 7, 2, 3, 60, 1, *range(20, 30)], np.uint32)
+"""The second clip goes back and forth, and holds frames."""
 
 
 def movie_by_indices(file: NWBFile) -> None:
