@@ -117,6 +117,12 @@ def settings(**changes: object) -> Image:
     return Image(**{"height": 8, "width": 10, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
+def test_the_settings_say_how_to_resize(resize: str) -> None:
+    found = prepare_frames(colors(), settings(height=3, width=4, resize=resize), "x")
+    np.testing.assert_array_equal(found, resize_frames(colors(), 3, 4, resize))
+
+
 def test_crop_counts_from_the_four_sides() -> None:
     frames = np.arange(80).reshape(1, 1, 8, 10)
     assert crop_frames(frames, (1, 2, 3, 4), "x")[0, 0, :, 0].tolist() == [13, 23, 33, 43, 53]
