@@ -1,0 +1,201 @@
+"""How fast a recording is opened (checked and hashed) and converted, against the disk itself."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import MIB, Alternative, Work, compare, print_comparison
+from benchmarks.scans import Scan
+
+_LIBRARIES = ("pipeline.datasets.conversion", "pipeline.recordings.sensorium", "deeplake")
+_WAITING = ("threading.py", "queue.py", "selectors.py", "_base.py", "thread.py")
+"""Files of the standard library whose functions only wait for other threads."""
+
+
+def ingest(console: Console, scan: Scan, tree: Path, scratch: Path, repetitions: int, memory: bool) -> dict[str, float]:
+    """Measure opening and conversion of the movies at ``tree``; return figures in MB of source files a second.
+
+    The files are dropped from the system's cache before each repetition where the system offers that.
+    """
+    size = sum(file.stat().st_size for file in files_in(tree))
+    stored, copy = scratch / "converted", scratch / "copied"
+    measured = compare(
+        [
+            Alternative("open", opened, {"tree": tree}, _LIBRARIES),
+            Alternative("convert", converted, {"tree": tree, "stored": stored}, _LIBRARIES),
+            Alternative("disk_read_hash", disk_read_hash, {"tree": tree}),
+            Alternative("disk_copy", disk_copy, {"tree": tree, "copy": copy}),
+        ],
+        repetitions,
+        memory,
+    )
+    print_comparison(console, f"Ingest: {size / 1e6:,.0f} MB in {len(files_in(tree)):,} files", measured, "bytes/s")
+    figures = {f"{name}_mb_per_second": what.rate / 1e6 for name, what in measured.items()}
+    figures["open_of_disk"] = measured["open"].rate / measured["disk_read_hash"].rate
+    figures["convert_of_disk"] = measured["convert"].rate / measured["disk_copy"].rate
+    if memory:
+        figures |= {f"{name}_peak_mib": measured[name].peak / MIB for name in ("open", "convert")}
+    _profile(console, "Opening", opened(tree))
+    _profile(console, "Conversion", converted(tree, stored))
+    return figures
+
+
+def files_in(tree: Path) -> list[Path]:
+    """Return the data files of a recording."""
+    return sorted((tree / "data").rglob("*.npy"))
+
+
+def open_recording(tree: Path) -> Any:
+    """Open a scan of `benchmarks.scans`: movies as Sensorium 2023, images as FileTree."""
+    from pipeline.recordings.filetree import FileTreeRecording
+    from pipeline.recordings.sensorium import Sensorium2023Recording
+
+    # The reader warns of statistics that it ignores: neuralpredictors needs them as a column here.
+    logging.getLogger("pipeline").setLevel(logging.ERROR)
+    return Sensorium2023Recording(str(tree)) if (tree / "data" / "videos").is_dir() else FileTreeRecording(str(tree))
+
+
+def convert_recording(recording: Any, stored: Path) -> None:
+    """Convert a recording as it is, without resizing."""
+    from pipeline.datasets.conversion import convert
+    from pipeline.datasets.preprocessing import Image, Movie
+    from pipeline.recordings.tiers import assign_tiers
+
+    stimulus = next(iter(recording.stimuli.values()))
+    _, _, height, width = stimulus.shape
+    if stimulus.frame_rate is None:
+        preprocessing: Any = Image(height=height, width=width)
+    else:
+        preprocessing = Movie(frame_rate=stimulus.frame_rate, height=height, width=width)
+    convert(recording, preprocessing, assign_tiers(recording.trials).tiers, stored)
+
+
+def opened(tree: Path) -> Work:
+    """Opening: every file read, checked and hashed."""
+    files = files_in(tree)
+
+    def work() -> int:
+        open_recording(tree)
+        return _size(files)
+
+    return _cold(files, work)
+
+
+def converted(tree: Path, stored: Path) -> Work:
+    """Conversion of the open recording."""
+    files, recording = files_in(tree), open_recording(tree)
+
+    def work() -> int:
+        convert_recording(recording, stored)
+        return _size(files)
+
+    return _cold(files, work)
+
+
+def disk_read_hash(tree: Path) -> Work:
+    """Every file read once and hashed by SHA-256."""
+    files = files_in(tree)
+
+    def work() -> int:
+        for file in files:
+            hashlib.sha256(file.read_bytes())
+        return _size(files)
+
+    return _cold(files, work)
+
+
+def disk_copy(tree: Path, copy: Path) -> Work:
+    """Every file read and written elsewhere, no hash."""
+    files = files_in(tree)
+
+    def work() -> int:
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for number, file in enumerate(files):
+            shutil.copyfile(file, copy / f"{number}.npy")
+        return _size(files)
+
+    return _cold(files, work)
+
+
+def _size(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _cold(files: list[Path], work: Work) -> Work:
+    """Return the work that begins with none of the files in the system's cache, where it can be told to forget them."""
+
+    def begin_cold() -> int:
+        forget(files)
+        return work()
+
+    return begin_cold
+
+
+def forget(files: list[Path]) -> None:
+    """Drop files from the system's cache; does nothing where that cannot be asked for."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _profile(console: Console, title: str, work: Work) -> None:
+    with sampled() as samples:
+        work()
+    total = sum(samples.values())
+    table = Table(title=f"{title}: where the time goes ({total} samples)", title_justify="left")
+    table.add_column("in")
+    table.add_column("share", justify="right")
+    for place, count in samples.most_common(8):
+        table.add_row(place, f"{count / max(total, 1):.0%}")
+    console.print(table)
+
+
+@contextmanager
+def sampled(interval: float = 0.002) -> Iterator[Counter[str]]:
+    """Count, while the block runs, which line of ours each thread that does not wait is in."""
+    samples: Counter[str] = Counter()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(interval):
+            for thread, frame in sys._current_frames().items():
+                if thread != threading.get_ident() and Path(frame.f_code.co_filename).name not in _WAITING:
+                    samples[_ours(frame)] += 1
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _ours(frame: FrameType | None) -> str:
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if "pipeline" in path.parts:
+            inner = ".".join(path.with_suffix("").parts[path.parts.index("pipeline") :])
+            return f"{inner}.{frame.f_code.co_name}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
