@@ -27,7 +27,7 @@ class MovieMEIs:
     Attributes
     ----------
     movies : ndarray of float32
-        (unit, channel, time, height, width) in grey values, 0 to 255.
+        (unit, channel, time, height, width) in grey values, 0 to 255; pixels only.
     activation : ndarray
         (unit,) predicted response to the last frame, in normalised responses.
     grey_activation : ndarray
@@ -57,6 +57,8 @@ def movie_meis(
     on_step: Callable[[], None] | None = None,
 ) -> MovieMEIs:
     """Find the movie of given norm that drives each unit best in its last frame.
+
+    Planes of behaviour, pupil position or light among the input's channels stay at their training means.
 
     All units are optimised side by side, one movie each; the response is computed once a step, `UNITS_AT_ONCE` units at
     a time.
@@ -113,7 +115,9 @@ class _Ascent:
 
     def __init__(self, encoder: Encoder, data_key: str, scan: ScanInfo, units: Sequence[int], settings: Movie) -> None:
         self._encoder, self._data_key, self._units, self._settings = encoder, data_key, list(units), settings
-        channels, height, width = scan.input_shape
+        _, height, width = scan.input_shape
+        channels = scan.pixel_channels
+        self._planes = torch.tensor(scan.plane_means)[None, :, None, None, None]
         self._range = [(level - scan.input_mean) / scan.input_std for level in GREY_LEVELS]
         count, frames = len(self._units), settings.frames
         # The same noise for every unit, so that a unit's MEI does not depend on which others are asked for.
@@ -158,8 +162,9 @@ class _Ascent:
 
     def _respond(self, movies: Tensor, part: slice) -> Tensor:
         """Return the responses of the units of a part to their own movies."""
+        count, _, frames, height, width = movies.shape
         responses = self._encoder(
-            movies,
+            torch.cat([movies, self._planes.expand(count, -1, frames, height, width)], dim=1),
             self._data_key,
             behavior=None if self._behavior is None else self._behavior[part],
             pupil_center=None if self._eye is None else self._eye[part],

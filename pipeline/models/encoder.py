@@ -87,7 +87,7 @@ class PerScan(nn.Module, Generic[ModuleT]):
 
 
 class Encoder(nn.Module):
-    """Predicts responses to movies: core, recurrent module, readout at the shifted place, gain, non-linearity.
+    """Predicts responses to movies or still images: core, recurrent module, readout at the shifted place, gain, rate.
 
     Still images are movies of one frame, for cores that lose no frames.
 
@@ -138,7 +138,7 @@ class Encoder(nn.Module):
 
     def forward(
         self,
-        videos: Tensor,
+        inputs: Tensor,
         data_key: str,
         behavior: Tensor | None = None,
         pupil_center: Tensor | None = None,
@@ -148,33 +148,40 @@ class Encoder(nn.Module):
 
         Parameters
         ----------
-        videos : Tensor
-            (batch, channel, time, height, width), normalised as in training.
+        inputs : Tensor
+            (batch, channel, time, height, width), or (batch, channel, height, width) for images, normalised as in
+            training.
         data_key : str
             The scan.
         behavior : Tensor, optional
-            (batch, channel, time). Without it, gains are 1. Not used if the scan has no modulator.
+            (batch, channel, time), or (batch, channel) for images. Without it, gains are 1. Not used if the scan has
+            no modulator.
         pupil_center : Tensor, optional
-            (batch, 2, time). Without it, nothing is shifted. Not used if the scan has no shifter.
+            (batch, 2, time), or (batch, 2) for images. Without it, nothing is shifted. Not used if the scan has no
+            shifter.
         unit_idx : sequence of int, Tensor or slice, optional
             Evaluate only these units.
 
         Returns
         -------
         Tensor
-            (batch, unit, time - `lost_frames`): predictions for the last frames, in the units of the responses.
+            (batch, unit, time - `lost_frames`): predictions for the last frames, in the units of the responses;
+            (batch, unit) for images.
 
         Raises
         ------
         ConfigurationError
             If the model has no such data_key, or the movie is too short for one prediction.
         """
+        if inputs.dim() == 4:
+            behavior, pupil_center = (None if x is None else x.unsqueeze(2) for x in (behavior, pupil_center))
+            return self(inputs.unsqueeze(2), data_key, behavior, pupil_center, unit_idx).squeeze(2)
         readout = self.readouts[data_key]
-        if videos.shape[2] <= self.lost_frames:
+        if inputs.shape[2] <= self.lost_frames:
             raise ConfigurationError(
-                f"a movie of {videos.shape[2]} frames is too short: this model needs more than {self.lost_frames}"
+                f"a movie of {inputs.shape[2]} frames is too short: this model needs more than {self.lost_frames}"
             )
-        features = self.recurrent(self.core(videos))
+        features = self.recurrent(self.core(inputs))
         time = features.shape[2]
         shift = None
         if pupil_center is not None and data_key in self.shifters:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from pipeline.datasets.batches import MovieBatch
+from pipeline.datasets.batches import Batch
 from pipeline.errors import TrainingError
 
 
 class Loader(Protocol):
     """A finite, repeatable source of batches: a torch DataLoader, or a list."""
 
-    def __iter__(self) -> Iterator[MovieBatch]: ...
+    def __iter__(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int: ...
 
@@ -21,7 +21,7 @@ Loaders = Mapping[str, Mapping[str, Loader]]
 """``{tier: {data_key: loader}}``."""
 
 
-def joint_batches(loaders: Mapping[str, Loader], epoch: int) -> Iterator[dict[str, MovieBatch]]:
+def joint_batches(loaders: Mapping[str, Loader], epoch: int) -> Iterator[dict[str, Batch]]:
     """Yield one batch of every scan at a time until the longest loader is through; shorter ones start over.
 
     Where a loader's batch sampler has an attribute ``epoch`` that sets its order, it is set, so that the order depends
@@ -40,7 +40,7 @@ def joint_batches(loaders: Mapping[str, Loader], epoch: int) -> Iterator[dict[st
         yield {data_key: next(batches) for data_key, batches in endless.items()}
 
 
-def _repeated(loader: Loader, epoch: int, steps: int) -> Iterator[MovieBatch]:
+def _repeated(loader: Loader, epoch: int, steps: int) -> Iterator[Batch]:
     passes = -(-steps // len(loader))
     sampler = getattr(loader, "batch_sampler", None)
     for restart in range(passes):

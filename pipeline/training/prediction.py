@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from pipeline.datasets.batches import MovieBatch
+from pipeline.datasets.batches import Batch
 from pipeline.metrics import mean_of_defined, single_trial_correlation
 from pipeline.models.encoder import Encoder
 
+BatchT = TypeVar("BatchT", bound=Batch)
 
-def on_device(batch: MovieBatch, device: torch.device) -> MovieBatch:
+
+def on_device(batch: BatchT, device: torch.device) -> BatchT:
     """Return the batch on this device."""
     moved = {name: field.to(device, non_blocking=True) for name, field in batch._asdict().items() if field is not None}
-    return MovieBatch(**moved)
+    return type(batch)(**moved)
 
 
 @contextmanager
@@ -32,14 +35,14 @@ def evaluating(encoder: Encoder) -> Iterator[None]:
         encoder.train(was_training)
 
 
-def predict(encoder: Encoder, loader: Iterable[MovieBatch], data_key: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def predict(encoder: Encoder, loader: Iterable[Batch], data_key: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Predict every trial of a loader.
 
     Parameters
     ----------
     encoder : Encoder
         Evaluated where its weights are, in evaluation mode; left in the mode it was in.
-    loader : iterable of MovieBatch
+    loader : iterable of MovieBatch or ImageBatch
         Its trials, in the order of the result.
     data_key : str
         The scan.
@@ -47,14 +50,16 @@ def predict(encoder: Encoder, loader: Iterable[MovieBatch], data_key: str) -> li
     Returns
     -------
     list of (responses, predictions)
-        For each trial two arrays (unit, time), of the frames that have predictions.
+        For each trial two arrays (unit, time), of the frames that have predictions; time is 1 for images.
     """
     pairs = []
     with evaluating(encoder):
         for batch in loader:
-            videos, responses, behavior, pupil_center, _ = on_device(batch, encoder.device)
-            predictions = encoder(videos, data_key, behavior=behavior, pupil_center=pupil_center)
-            aligned = responses[..., responses.shape[-1] - predictions.shape[-1] :]
+            batch = on_device(batch, encoder.device)
+            predictions = encoder(batch.inputs, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
+            aligned = batch.responses[..., batch.responses.shape[-1] - predictions.shape[-1] :]
+            if predictions.dim() == 2:
+                aligned, predictions = aligned.unsqueeze(2), predictions.unsqueeze(2)
             pairs += list(zip(aligned.cpu().numpy(), predictions.cpu().numpy(), strict=True))
     return pairs
 
@@ -75,7 +80,7 @@ class Score:
     undefined_units: int
 
 
-def score(encoder: Encoder, loaders: Mapping[str, Iterable[MovieBatch]]) -> Score:
+def score(encoder: Encoder, loaders: Mapping[str, Iterable[Batch]]) -> Score:
     """Return the mean single-trial correlation over the units of all scans, by data_key in ``loaders``."""
     per_scan = []
     for data_key, loader in loaders.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from pipeline.datasets.batches import MovieBatch
+from pipeline.datasets.batches import Batch
 from pipeline.errors import TrainingError
 from pipeline.models.encoder import Encoder
 from pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -148,7 +148,7 @@ class _Training:
             seconds=time.perf_counter() - started,
         )
 
-    def _step(self, batches: Mapping[str, MovieBatch], where: str) -> tuple[float, float]:
+    def _step(self, batches: Mapping[str, Batch], where: str) -> tuple[float, float]:
         """Descend the loss of one batch of each scan; return the mean loss of a response and the summed penalties."""
         self.optimizer.zero_grad(set_to_none=True)
         per_scan = []
@@ -168,10 +168,10 @@ class _Training:
         losses, penalties = zip(*per_scan, strict=True)
         return float(np.mean(losses)), float(np.sum(penalties))
 
-    def _loss_terms(self, batch: MovieBatch, data_key: str) -> Tensor:
+    def _loss_terms(self, batch: Batch, data_key: str) -> Tensor:
         precision = _PRECISIONS[self.settings.precision]
-        with torch.autocast(batch.videos.device.type, dtype=precision, enabled=precision != torch.float32):
-            predictions = self.encoder(batch.videos, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
+        with torch.autocast(batch.inputs.device.type, dtype=precision, enabled=precision != torch.float32):
+            predictions = self.encoder(batch.inputs, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
         return self.loss.terms(predictions.float(), batch.responses)
 
     def _scale(self, loader: Loader) -> float:
@@ -179,7 +179,7 @@ class _Training:
 
     @staticmethod
     def _complaint(terms: Tensor, penalty: Tensor, where: str) -> str:
-        per_unit = terms.detach().sum(dim=(0, 2))
+        per_unit = terms.detach().transpose(0, 1).flatten(1).sum(dim=1)
         units = torch.nonzero(~torch.isfinite(per_unit)).flatten().tolist()
         if not units:
             return f"the penalties on the weights are {penalty.item()} at {where}: lower their gammas or lr_init"

@@ -68,3 +68,22 @@ def test_perfect_predictions(trials: tuple[list[np.ndarray], list[np.ndarray]]) 
 def test_names_are_the_fields() -> None:
     assert UnitScores.names()[0] == "single_trial_correlation"
     assert len(UnitScores.names()) == 7
+
+
+def test_still_images_have_one_frame() -> None:
+    rng = np.random.default_rng(3)
+    conditions = list("abcdefgh") * 3
+    rates = {name: rng.gamma(2, 2, (4, 1)) for name in "abcdefgh"}
+    responses = [rates[name] + rng.normal(size=(4, 1)) for name in conditions]
+    predictions = [rates[name] for name in conditions]
+    found = score(responses, predictions, conditions)
+    joined = np.concatenate(responses, axis=1), np.concatenate(predictions, axis=1)
+    for unit in range(4):
+        assert found.single_trial_correlation[unit] == pytest.approx(corr(joined[0][unit], joined[1][unit]))
+        means = [
+            np.mean([r[unit, 0] for r, c in zip(responses, conditions, strict=True) if c == n]) for n in "abcdefgh"
+        ]
+        expected = corr(np.array(means), np.array([rates[n][unit, 0] for n in "abcdefgh"]))
+        assert found.correlation_to_average[unit] == pytest.approx(expected)
+    assert np.isnan(found.per_clip_correlation).all()
+    assert np.isfinite(found.feve).all()

@@ -226,3 +226,22 @@ def test_blur_smooths_its_own_axes(field: str, axes: tuple[int, ...]) -> None:
     smooth = z_scored(movie_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, **{field: 1.5})))
     for axis in axes:
         assert roughness(smooth, axis) < 0.6 * roughness(sharp, axis)
+
+
+def test_planes_are_held_at_their_training_mean() -> None:
+    core = Factorized3d(hidden_channels=(3,), spatial_kernels=(3,), temporal_kernels=(2,))
+    means = (0.7, -1.5)
+    scan = dataclasses.replace(SCAN, input_shape=(3, HEIGHT, WIDTH), plane_means=means)
+    encoder = build_encoder(Network(core=core), {"a": scan}, seed=1).eval()
+    settings = dataclasses.replace(PLAIN, frames=3, iterations=5)
+    found = movie_meis(encoder, "a", scan, [2, 0], settings)
+    assert found.movies.shape == (2, 1, 3, HEIGHT, WIDTH)
+
+    def responses(pixels: Tensor) -> Tensor:
+        planes = torch.tensor(means)[None, :, None, None, None].expand(len(pixels), -1, *pixels.shape[2:])
+        with torch.no_grad():
+            return encoder(torch.cat([pixels, planes], dim=1), "a")[:, [2, 0], -1]
+
+    pixels = torch.tensor(z_scored(found, scan)).float()
+    np.testing.assert_allclose(found.activation, responses(pixels).diagonal(), rtol=1e-4)
+    np.testing.assert_allclose(found.grey_activation, responses(torch.zeros(1, 1, 3, HEIGHT, WIDTH))[0], rtol=1e-5)

@@ -47,7 +47,7 @@ def info() -> DataInfo:
 def inputs(time: int = 12) -> dict[str, torch.Tensor]:
     torch.manual_seed(7)
     return {
-        "videos": torch.randn(2, 1, time, 13, 16),
+        "inputs": torch.randn(2, 1, time, 13, 16),
         "behavior": torch.randn(2, 2, time),
         "pupil_center": torch.randn(2, 2, time),
     }
@@ -77,7 +77,7 @@ def test_prediction_is_made_of_the_parts_in_order(info: DataInfo) -> None:
     given = inputs()
     lost = encoder.lost_frames
     shift = encoder.shifters["one"](given["pupil_center"])[:, lost:]
-    drive = encoder.readouts["one"](encoder.core(given["videos"]), shift=shift)
+    drive = encoder.readouts["one"](encoder.core(given["inputs"]), shift=shift)
     gain = encoder.modulators["one"].gain(given["behavior"])[..., lost:]
     expected = torch.nn.functional.elu(drive * gain) + 1
     torch.testing.assert_close(encoder(data_key="one", **given), expected)
@@ -99,9 +99,9 @@ def test_behaviour_and_pupil_belong_to_the_same_frame_as_the_prediction(info: Da
 def test_missing_behaviour_and_pupil_are_neutral(info: DataInfo) -> None:
     encoder = strong(build_encoder(FULL, info, seed=1)).eval()
     given = inputs()
-    features = encoder.core(given["videos"])
+    features = encoder.core(given["inputs"])
     expected = torch.nn.functional.elu(encoder.readouts["one"](features)) + 1
-    torch.testing.assert_close(encoder(given["videos"], "one"), expected)
+    torch.testing.assert_close(encoder(given["inputs"], "one"), expected)
     assert not torch.allclose(encoder(data_key="one", **given), expected)
 
 
@@ -204,3 +204,21 @@ def test_registries_hold_kinds_with_defaults_and_distinct_hashes() -> None:
         assert len({kind.hash() for kind in kinds}) == len(registry)
         assert all(kind.from_dict(kind.settings()) == kind for kind in kinds)
     assert isinstance(Network().readout, FullGaussian2d)
+
+
+def test_images_are_movies_of_one_frame() -> None:
+    scan = ScanInfo((1, 2, 3), (2, 12, 14), (1.0, 0.5, 2.0), n_behavior=2, mean_pupil_center=(0.1, 0.2))
+    network = Network(core=Stacked2d(hidden_channels=3), shifter=MLP(), modulator=MLPGain())
+    encoder = build_encoder(network, {"a": scan}, seed=3).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        images, behavior, pupil = torch.randn(5, 2, 12, 14), torch.randn(5, 2), torch.randn(5, 2)
+        found = encoder(images, "a", behavior=behavior, pupil_center=pupil, unit_idx=[2, 0])
+        movies = encoder(images[:, :, None], "a", behavior=behavior[..., None], pupil_center=pupil[..., None])
+    assert found.shape == (5, 2)
+    torch.testing.assert_close(found, movies[:, [2, 0], 0])
+    assert not torch.allclose(found, encoder(images, "a", unit_idx=[2, 0]), atol=1e-3)
+    with pytest.raises(ConfigurationError, match="a movie of 1 frames is too short"):
+        build_encoder(Network(), {"a": scan}, seed=0)(images, "a")

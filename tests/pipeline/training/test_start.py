@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from pipeline.analysis.readouts import readout_properties
-from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders
+from pipeline.datasets.clips import MovieClips
 from pipeline.datasets.conversion import convert
+from pipeline.datasets.images import CorrectedAreaLayer
 from pipeline.datasets.info import DataInfo
+from pipeline.datasets.loaders import ScanLoaders, open_loaders
 from pipeline.datasets.preprocessing import Movie
+from pipeline.datasets.store import write_dataset
 from pipeline.models import Factorized3d, FullGaussian2d, Network, build_encoder
 from pipeline.training.start import field_centers, initial_encoder
 
@@ -50,12 +53,17 @@ def noise(handmade: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-def load(path: Path) -> tuple[MovieLoaders, DataInfo]:
-    return movie_loaders({"a": path, "b": path}, MovieClips(clip_frames=40), 4, 0)
+def load(path: Path, **settings: Any) -> tuple[ScanLoaders, DataInfo]:
+    return open_loaders({"a": path, "b": path}, MovieClips(**{"clip_frames": 40, **settings}), 4, 0)
+
+
+def centers(path: Path, **settings: Any) -> tuple[tuple[float, float], ...]:
+    loaders, info = load(path, **settings)
+    return field_centers(loaders["train"]["a"].in_full(), info["a"])
 
 
 def test_centres_are_the_pixels_that_units_see(noise: Path) -> None:
-    found = field_centers(load(noise)[0]["train"]["a"].dataset)
+    found = centers(noise)
     # 3 x 3 pixels are averaged, so a place on the border may come out one pixel beside it.
     assert len(found) == 6
     np.testing.assert_allclose(found[:5], [*PLACES, (10, 1)], atol=1)
@@ -77,13 +85,15 @@ def test_neither_mean_grey_nor_a_burst_at_the_onset_moves_the_centres(
     tiers = dict(zip(recording.hashes, ["train"] * 8 + ["validation"], strict=True))
     convert(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
     for normalize in (True, False):
-        config = MovieClips(clip_frames=40, normalize=normalize)
-        scan = movie_loaders({"a": tmp_path / "data"}, config, 4, 0)[0]["train"]["a"].dataset
-        np.testing.assert_allclose(field_centers(scan), PLACES, atol=1)
+        np.testing.assert_allclose(centers(tmp_path / "data", normalize=normalize), PLACES, atol=1)
+
+
+def test_planes_of_light_do_not_move_the_centres(noise: Path) -> None:
+    assert centers(noise, opto="channels") == centers(noise)
 
 
 def test_centres_are_near_the_simulated_receptive_fields(simulated: Any) -> None:
-    found = field_centers(load(simulated.dataset)[0]["train"]["a"].dataset)
+    found = centers(simulated.dataset)
     for (x, y), strf in zip(found, simulated.truth.strf, strict=True):
         _, row, column = np.unravel_index(np.abs(strf).argmax(), strf.shape)
         assert abs(x - column) <= 2
@@ -96,8 +106,7 @@ def test_trials_shorter_than_the_lags_give_the_middle(handmade: Callable[..., An
     recording = handmade(movies, [[np.array([0.1])], [np.array([])]], [0.0, 1.0])
     tiers = dict(zip(recording.hashes, ("train", "validation"), strict=True))
     convert(recording, Movie(height=9, width=12), tiers, tmp_path / "data")
-    loaders, _ = movie_loaders({"a": tmp_path / "data"}, MovieClips(clip_frames=8), 4, 0)
-    assert field_centers(loaders["train"]["a"].dataset) == ((5.5, 4.0),)
+    assert centers(tmp_path / "data", clip_frames=8) == ((5.5, 4.0),)
 
 
 @pytest.mark.parametrize("padding", [True, False])
@@ -108,10 +117,10 @@ def test_readouts_start_at_the_centres_if_they_are_asked_to(noise: Path, padding
     encoder, known = initial_encoder(network, info, loaders, seed=1)
     assert info["a"].field_centers is None
     for data_key in ("a", "b"):
-        centers = known[data_key].field_centers
-        assert centers == field_centers(loaders["train"][data_key].dataset)
+        places = known[data_key].field_centers
+        assert places == centers(noise)
         # Without padding the outermost pixels are out of reach.
-        reached = np.clip(centers, 0, (11, 8)) if padding else np.clip(centers, 1, (10, 7))
+        reached = np.clip(places, 0, (11, 8)) if padding else np.clip(places, 1, (10, 7))
         positions = readout_properties(encoder, data_key, known[data_key]).positions
         np.testing.assert_allclose(positions, reached, atol=1e-5)
 
@@ -122,3 +131,25 @@ def test_random_starts_are_those_of_the_seed(noise: Path) -> None:
     assert known == info
     expected = build_encoder(Network(core=CORE), info, seed=5).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_centres_of_still_images_are_found_without_lags(tmp_path: Path, normalize: bool) -> None:
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (301, 1, 9, 12), dtype=np.uint8)
+    tiers = ["train"] * 300 + ["validation"]
+    responses = np.stack([images[:, 0, y, x] > 180 for x, y in PLACES], axis=1).astype(np.float32)
+    with write_dataset(tmp_path / "data") as writer:
+        for i, tier in enumerate(tiers):
+            writer.add_stimulus(f"c{i}", "images", images[i])
+            row = {"trial_idx": i, "condition_hash": f"c{i}", "tier": tier, "withheld": 0, "stimulus_type": ""}
+            writer.add_trial({**row, "responses": responses[i]})
+        pixels = {"all": {"mean": [float(images.mean())], "std": [float(images.std())]}}
+        spikes = {"all": {"mean": responses.mean(0).tolist(), "std": responses.std(0).tolist()}}
+        writer.metadata = {
+            "unit_ids": [1, 2, 3, 4], "frame_rate": None, "behavior": [], "opto_groups": [],
+            "statistics": {"inputs": pixels, "responses": spikes},
+        }  # fmt: skip
+    loaders, info = open_loaders({"a": tmp_path / "data"}, CorrectedAreaLayer(normalize=normalize), 16, 0)
+    found = field_centers(loaders["train"]["a"].in_full(), info["a"])
+    np.testing.assert_allclose(found, PLACES, atol=1)

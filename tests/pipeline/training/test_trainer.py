@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pipeline.datasets.batches import MovieBatch
+from pipeline.datasets.batches import ImageBatch, MovieBatch
+from pipeline.datasets.info import ScanInfo
 from pipeline.errors import TrainingError
 from pipeline.metrics import single_trial_correlation
-from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, build_encoder
+from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, Stacked2d, build_encoder
 from pipeline.training import TRAINERS, Default, Epoch, predict, score, train
 from pipeline.training.cycling import joint_batches
 
@@ -289,3 +290,45 @@ def test_both_number_formats_learn(population: Any, precision: str) -> None:
 
 def test_registry() -> None:
     assert [kind.kind() for kind in TRAINERS] == ["Default"]
+
+
+def test_training_on_images_finds_the_receptive_fields_of_linear_units() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(640, 1, 11, 13)).astype(np.float32)
+    places = ((3, 4), (8, 6), (6, 2))  # x, y
+    signs = (1, -1, 1)
+    y, x = np.mgrid[:11, :13]
+    fields = np.stack([s * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 2) for s, (a, b) in zip(signs, places, strict=True)])
+    drive = np.einsum("nhw,uhw->nu", images[:, 0], fields)
+    responses = (2 + drive / drive.std(axis=0) * 0.6).clip(0).astype(np.float32)
+
+    def batches(start: int, stop: int) -> list[ImageBatch]:
+        cuts = [slice(i, i + 32) for i in range(start, stop, 32)]
+        return [ImageBatch(torch.tensor(images[cut]), torch.tensor(responses[cut])) for cut in cuts]
+
+    loaders = {"train": {"v1": batches(0, 512)}, "validation": {"v1": batches(512, 640)}}
+    centers = tuple((a + 1.0, b - 1.0) for a, b in places)  # a pixel away: training must move there
+    info = {"v1": ScanInfo((1, 2, 3), (1, 11, 13), tuple(responses.mean(0).tolist()), field_centers=centers)}
+    core = Stacked2d(hidden_channels=4, input_kern=5, layers=1, gamma_input=0.0)
+    encoder = build_encoder(Network(core=core, readout=FullGaussian2d(init_sigma=0.1)), info, seed=1)
+    result = train(encoder, loaders, Default(max_epochs=25, lr_init=0.02), seed=1)
+    assert result.validation_correlation > 0.9
+    grey = torch.zeros(1, 1, 11, 13, requires_grad=True)
+    found = [torch.autograd.grad(encoder(grey, "v1")[0, unit], grey)[0][0, 0] for unit in range(3)]
+    for unit, gradient in enumerate(found):
+        assert np.corrcoef(gradient.numpy().ravel(), fields[unit].ravel())[0, 1] > 0.9
+    pairs = predict(encoder, loaders["validation"]["v1"], "v1")
+    assert len(pairs) == 128
+    assert all(one.shape == other.shape == (3, 1) for one, other in pairs)
+    np.testing.assert_array_equal(np.stack([r[:, 0] for r, _ in pairs]), responses[512:])
+
+
+def test_nan_in_the_responses_to_images_names_the_unit() -> None:
+    responses = torch.ones(4, 3)
+    responses[2, 1] = math.nan
+    batch = ImageBatch(torch.zeros(4, 1, 11, 13), responses)
+    info = {"v1": ScanInfo((1, 2, 3), (1, 11, 13), (1.0, 1.0, 1.0))}
+    encoder = build_encoder(Network(core=Stacked2d(hidden_channels=2, layers=1)), info, seed=1)
+    loaders = {"train": {"v1": [batch]}, "validation": {"v1": [batch._replace(responses=torch.ones(4, 3))]}}
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'v1', unit 1 \(of 3"):
+        train(encoder, loaders, Default(max_epochs=1), seed=1)
