@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -95,6 +96,17 @@ def test_seed_and_epoch_decide_the_batches(movies: Path) -> None:
     for tier in ("validation", "test"):
         one, two = (open_loaders({"a": movies}, CLIPS, 4, seed)[0][tier]["a"] for seed in (1, 2))
         assert equal(one, two)
+
+
+@pytest.mark.parametrize("sort", ["movies", "images"])
+def test_a_pickled_scan_opens_its_dataset_again(sort: str, movies: Path, images: Path) -> None:
+    path, config = (movies, CLIPS) if sort == "movies" else (images, CorrectedAreaLayer())
+    loader: Any = open_loaders({"a": path}, config, 2, 1)[0]["train"]["a"]
+    asked = next(iter(loader.batch_sampler))
+    wanted = loader.dataset.__getitems__(asked)  # and now it has data in memory
+    pickled = pickle.dumps(loader.dataset)
+    assert len(pickled) < 10_000
+    assert equal([pickle.loads(pickled).__getitems__(asked)], [wanted])
 
 
 @pytest.mark.parametrize("sort", ["movies", "images"])

@@ -88,10 +88,6 @@ def test_neither_mean_grey_nor_a_burst_at_the_onset_moves_the_centres(
         np.testing.assert_allclose(centers(tmp_path / "data", normalize=normalize), PLACES, atol=1)
 
 
-def test_planes_of_light_do_not_move_the_centres(noise: Path) -> None:
-    assert centers(noise, opto="channels") == centers(noise)
-
-
 def test_centres_are_near_the_simulated_receptive_fields(simulated: Any) -> None:
     found = centers(simulated.dataset)
     for (x, y), strf in zip(found, simulated.truth.strf, strict=True):
