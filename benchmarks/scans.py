@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-TIERS = ("train", "train", "train", "train", "oracle")
-"""Tiers of trials, again and again: every fifth validates."""
+TIERS = (*["train"] * 8, "validation", "test")
+"""Tiers of trials, again and again; all are given, so that every loader trains with the same trials."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +86,25 @@ def file_tree(scan: Scan, path: Path) -> Path:
 
 
 def _write_tree(scan: Scan, path: Path) -> None:
-    gathered: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    learned: dict[str, list[np.ndarray]] = {}
+    count: Counter[str] = Counter()
     for index, tier in enumerate(scan.tiers):
         for name, values in scan.trial(index).items():
             (path / "data" / name).mkdir(parents=True, exist_ok=True)
             np.save(path / "data" / name / f"{index}.npy", values)
             if tier == "train":
-                wide = values.astype(np.float64)
-                axes = None if name in ("videos", "images") else tuple(range(1, wide.ndim))
-                gathered.setdefault(name, []).append((wide.mean(axes), (wide**2).mean(axes)))
-    for name, moments in gathered.items():
-        mean, square = (np.mean(part, axis=0) for part in zip(*moments, strict=True))
+                rows = values.reshape(1 if name in ("videos", "images") else len(values), -1).astype(np.float64)
+                learned.setdefault(name, []).append(np.stack([rows.sum(axis=1), (rows**2).sum(axis=1)]))
+                count[name] += rows.shape[1]
+    for name, sums in learned.items():
+        total, squares = np.sum(sums, axis=0)
+        mean = total / count[name]
+        std = np.sqrt((squares - count[name] * mean**2) / (count[name] - 1))
         folder = path / "meta" / "statistics" / name / "all"
         folder.mkdir(parents=True)
-        for what, value in (("mean", mean), ("std", np.sqrt(square - mean**2))):
-            by_row = np.asarray(value, np.float32)
-            np.save(folder / f"{what}.npy", by_row[:, None] if scan.frames and by_row.ndim else by_row)
+        for what, by_row in (("mean", mean), ("std", std)):
+            column = by_row[0] if len(by_row) == 1 else by_row[:, None] if scan.frames else by_row
+            np.save(folder / f"{what}.npy", np.float32(column))
     (path / "meta" / "trials").mkdir()
     np.save(path / "meta" / "trials" / "tiers.npy", scan.tiers)
     (path / "meta" / "neurons").mkdir()
