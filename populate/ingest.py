@@ -17,7 +17,11 @@ from pipeline.errors import RecordingError
 from pipeline.recordings import Assignment, Recording, Stimulus, Trial, Unit, assign_tiers
 from pipeline.recordings.base import TIERS
 from pipeline.recordings.tiers import LEAK_RULES
-from schemas import recording, stimulus
+from schemas import (
+    dataset,  # noqa: F401 - ExcludedTrial asks its tables, and none can be declared within a transaction
+    recording,
+    stimulus,
+)
 
 IN_ONE_QUERY = 500
 """Conditions that one query asks for."""
@@ -143,7 +147,8 @@ def _tiers_elsewhere(key: dict[str, Any], conditions: set[str]) -> dict[str, str
     wanted = sorted(conditions)
     for first in range(0, len(wanted), IN_ONE_QUERY):
         names = ", ".join(f"'{name}'" for name in wanted[first : first + IN_ONE_QUERY])
-        there = (stimulus.ConditionTier - key) & f"condition_hash IN ({names})"
+        # By a query: DataJoint negates only the first item of a mapping that is subtracted.
+        there = (stimulus.ConditionTier - (recording.Scan & key).proj()) & f"condition_hash IN ({names})"
         for condition, tier in zip(*there.to_arrays("condition_hash", "tier"), strict=True):
             found[condition] = max(tier, found.get(condition, tier), key=TIERS.index)
     return found

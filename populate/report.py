@@ -130,18 +130,27 @@ def _models_section(key: Mapping[str, Any]) -> Section:
     )
 
 
-def _scan_sections(scan: ScanResults, shown: Responses, truth: GroundTruth | None) -> list[Section]:
-    correlation = scan.scores["single_trial_correlation"].to_numpy(float)
-    average = scan.scores["correlation_to_average"].to_numpy(float)
+def _predictions_section(scan: ScanResults, shown: Responses, correlation: np.ndarray) -> Section:
     traces = predicted_and_recorded(
         shown.time_s,
         shown.recorded,
         shown.predicted,
         scan.unit_names,
         correlation,
-        rate_unit="spikes/s",
+        rate_unit=shown.response_unit,
         recorded_label=f"recorded, mean of {shown.repeats} trials" if shown.repeats > 1 else "recorded",
     )
+    return Section(
+        "Predictions",
+        "Responses to the movie that was repeated most, recorded and predicted. The prediction knows the behaviour, the "
+        "pupil and the light of each trial, where they were recorded; both are averaged over the repeats.",
+        (Illustration(traces, "Units from the best to the worst predicted.", "Recorded and predicted responses"),),
+    )
+
+
+def _scan_sections(scan: ScanResults, shown: Responses | None, truth: GroundTruth | None) -> list[Section]:
+    correlation = scan.scores["single_trial_correlation"].to_numpy(float)
+    average = scan.scores["correlation_to_average"].to_numpy(float)
     scores = [
         Illustration(
             score_histogram(
@@ -163,12 +172,7 @@ def _scan_sections(scan: ScanResults, shown: Responses, truth: GroundTruth | Non
             )
         )
     return [
-        Section(
-            "Predictions",
-            "Responses to the movie that was repeated most, recorded and predicted. The prediction knows the running "
-            "speed, the pupil and the light of each trial; both are averaged over the repeats.",
-            (Illustration(traces, "Units from the best to the worst predicted.", "Recorded and predicted responses"),),
-        ),
+        *([_predictions_section(scan, shown, correlation)] if shown is not None else []),
         Section("Scores", "", tuple(scores), code=_score_query(scan)),
         _readout_section(scan, correlation, truth),
     ]

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.readouts import pixels_to_degrees
-from pipeline.datasets.clips import MovieLoaders
 from pipeline.datasets.info import ScanInfo
-from pipeline.datasets.statistics import Statistics
+from pipeline.datasets.loaders import ScanLoaders
+from pipeline.datasets.selection import DataConfiguration
 from pipeline.errors import GeniculateError
 from pipeline.mei.comparison import best_lag, match_receptive_field
 from pipeline.models import Encoder
@@ -69,13 +69,16 @@ class Responses:
     time_s : ndarray
         (time,) since the movie's start.
     recorded, predicted : ndarray
-        (unit, time), means over the movie's repeats (spikes/s).
+        (unit, time), means over the movie's repeats.
+    response_unit : str
+        Of both.
     repeats : int
     """
 
     time_s: np.ndarray
     recorded: np.ndarray
     predicted: np.ndarray
+    response_unit: str
     repeats: int
 
 
@@ -151,23 +154,37 @@ def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key:
     )
 
 
-def responses_to_one_movie(encoder: Encoder, loaders: MovieLoaders, results: ScanResults) -> Responses:
-    """Predict the trials of the movie that was repeated most, and average its repeats."""
+def responses_to_one_movie(encoder: Encoder, loaders: ScanLoaders, results: ScanResults) -> Responses | None:
+    """Predict the trials of the movie that was repeated most, and average its repeats; None of still images."""
+    frame_rate = results.info.frame_rate
+    if frame_rate is None:
+        return None
     data_key = results.member["data_key"]
     loader = loaders[results.score_tier][data_key]
-    scan = loader.dataset
-    conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == results.score_tier]
+    conditions = loader.conditions
     chosen = max(dict.fromkeys(conditions), key=conditions.count)
     trials = [t for t, h in zip(predict(encoder, loader, data_key), conditions, strict=True) if h == chosen]
-    stored = dataset.Dataset.open(results.member)
-    statistics = Statistics(**stored.metadata["statistics"]["responses"])
-    frame_rate = results.info.frame_rate or 1.0
-    # Loaders may give responses in multiples of each unit's std; people think in spikes a second.
-    normalized = config.DataConfig.load(results.key).settings()["normalize"]
-    spikes = 1 / statistics.precision() if normalized else np.ones(len(statistics.std))
-    recorded, predicted = (np.mean([t[i] for t in trials], axis=0) * spikes[:, None] * frame_rate for i in (0, 1))
+    scale, unit = _readable(results)
+    recorded, predicted = (np.mean([t[i] for t in trials], axis=0) * scale[:, None] for i in (0, 1))
     time_s = (np.arange(recorded.shape[1]) + encoder.lost_frames) / frame_rate
-    return Responses(time_s, recorded, predicted, len(trials))
+    return Responses(time_s, recorded, predicted, unit, len(trials))
+
+
+def _readable(results: ScanResults) -> tuple[np.ndarray, str]:
+    """Return what turns responses of loaders into those that people read, (unit,), and their unit.
+
+    Loaders may give multiples of each unit's std, and counts in bins, where people think in spikes a second.
+    """
+    stored = dataset.Dataset.open(results.member)
+    data = config.DataConfig.load(results.key)
+    positions = [stored.metadata["unit_ids"].index(unit) for unit in results.info.unit_ids]
+    scale = np.ones(len(positions))
+    if isinstance(data, DataConfiguration) and data.normalizes("responses"):
+        scale = 1 / stored.statistics("responses", data.stats_source).precision()[positions]
+    unit = stored.metadata["response_unit"]
+    if unit == "spikes/bin":
+        return scale * (results.info.frame_rate or 1.0), "spikes/s"
+    return scale, unit
 
 
 def true_positions(results: ScanResults, truth: GroundTruth) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from typing import Any
 import datajoint as dj
 
 from pipeline.configuration import Configuration, setting
-from pipeline.datasets.clips import DATA_KINDS
+from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS

@@ -53,10 +53,13 @@ class Settings:
         Folder of the embedded server, the file store and the datasets (``GENICULATE_HOME``).
     prefix : str
         First part of every schema's name on the server (``GENICULATE_PREFIX``).
+    data_memory : int
+        Bytes of data that loaders keep in memory (``GENICULATE_DATA_MEMORY``, in GiB).
     """
 
     home: Path
     prefix: str
+    data_memory: int = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Connection(dj.Connection):
 
 
 def settings() -> Settings:
-    """Read ``GENICULATE_HOME`` and ``GENICULATE_PREFIX``.
+    """Read ``GENICULATE_HOME``, ``GENICULATE_PREFIX`` and ``GENICULATE_DATA_MEMORY``.
 
     Returns
     -------
@@ -129,7 +132,7 @@ def settings() -> Settings:
     Raises
     ------
     ConfigurationError
-        The prefix is not a lower-case name of at most 32 letters, digits and underscores.
+        The prefix is not a lower-case name of at most 32 letters, digits and underscores, or the memory no number.
     """
     default = "/var/lib/geniculate" if os.geteuid() == 0 else "~/.geniculate"
     home = Path(os.environ.get("GENICULATE_HOME") or default).expanduser().absolute()
@@ -139,7 +142,14 @@ def settings() -> Settings:
             f"GENICULATE_PREFIX is {prefix!r}: use a lower-case letter and then at most 31 lower-case letters, digits "
             "or underscores."
         )
-    return Settings(home, prefix)
+    memory = os.environ.get("GENICULATE_DATA_MEMORY") or "4"
+    try:
+        data_memory = int(float(memory) * 2**30)
+    except (ValueError, OverflowError):
+        data_memory = -1
+    if data_memory < 0:
+        raise ConfigurationError(f"GENICULATE_DATA_MEMORY is {memory!r}: give a number of GiB, such as 4 or 0.5.")
+    return Settings(home, prefix, data_memory)
 
 
 def datasets_root() -> Path:

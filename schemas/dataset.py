@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import datajoint as dj
-import numpy as np
 
 from pipeline.configuration import Configuration
-from pipeline.datasets.clips import MovieClips, MovieLoaders, movie_loaders, repeated_responses
-from pipeline.datasets.conversion import Conversion, convert_movie
+from pipeline.datasets.conversion import Conversion, convert
 from pipeline.datasets.info import DataInfo
-from pipeline.datasets.preprocessing import Movie
+from pipeline.datasets.loaders import ScanLoaders, open_loaders
+from pipeline.datasets.repeats import unit_oracles
+from pipeline.datasets.selection import DataConfiguration, UnitTable, choose_units, listed
 from pipeline.datasets.store import FORMAT, FORMAT_VERSION, StoredDataset
-from pipeline.errors import ConfigurationError, DatasetError, RecordingError
-from pipeline.metrics import conservative_oracle_correlation, mean_of_defined, oracle_correlation
+from pipeline.errors import DatasetError, RecordingError
+from pipeline.metrics import mean_of_defined
 from pipeline.recordings import open_recording
 from schemas import config, recording, stimulus
 from schemas.connection import datasets_root, settings
@@ -36,7 +36,7 @@ Key = dict[str, Any]
 
 @schema
 class Dataset(dj.Imported):
-    """A scan, binned and resized, as a Deeplake dataset."""
+    """A scan, preprocessed, as a Deeplake dataset. Still images go with `Image`, movies with `Movie` preprocessing."""
 
     definition = f"""
     # A scan as a Deeplake dataset
@@ -47,8 +47,9 @@ class Dataset(dj.Imported):
     dataset_format : varchar(32)  # 'deeplake'
     dataset_format_version : int32  # of the folder's layout
     dataset_trials : int32  # trials in it
+    dataset_withheld : int32  # of these, trials whose responses the source withholds
     dataset_conditions : int32  # distinct stimuli in it
-    dataset_bins : int64  # bins over all trials
+    dataset_bins : int64  # bins over all trials; of images one a trial
     {provenance_columns("dataset")}
     """
 
@@ -60,9 +61,9 @@ class Dataset(dj.Imported):
         -> master
         -> recording.Scan.Unit
         ---
-        response_mean : float64  # (spikes/bin) mean
-        response_std : float64  # (spikes/bin) standard deviation, ddof 1
-        response_spikes : int64  # (spikes) number in all trials
+        response_mean : float64  # (unit of Tensor) mean
+        response_std : float64  # (unit of Tensor) standard deviation, ddof 1
+        response_total : float64  # (unit of Tensor) sum over all trials
         """
 
     class Tensor(dj.Part):
@@ -77,6 +78,14 @@ class Dataset(dj.Imported):
         tensor_dimensions : varchar(128)  # what its axes are
         tensor_unit : varchar(64)  # unit of its values
         """
+
+    @property
+    def key_source(self) -> dj.expression.QueryExpression:
+        """Every scan with every preprocessing that fits what was shown."""
+        images = (recording.Scan & {"stimulus_kind": "image"}).proj()
+        fits_images = images * config.PreprocessingConfig.Image.proj()
+        fits_movies = (recording.Scan.proj() - images) * config.PreprocessingConfig.Movie.proj()
+        return super().key_source & [fits_images, fits_movies]
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the source is, how to preprocess it, the tiers and the excluded trials."""
@@ -110,12 +119,10 @@ class Dataset(dj.Imported):
                 f"{scan_name(key)}: the source at {location} has changed since it was ingested; restore it, or delete "
                 "the scan and ingest it again"
             )
-        if not isinstance(preprocessing, Movie):
-            raise ConfigurationError(f"no converter for preprocessing of kind {preprocessing.kind()}")
         # Tables with another prefix may share the root of the datasets.
         path = f"{settings().prefix}/{scan_name(key)}_{key['preprocessing_hash'][:12]}"
         with bar(len(source.trials), f"converting {scan_name(key)}", "trial") as shown:
-            made = convert_movie(
+            made = convert(
                 source, preprocessing, tiers, datasets_root() / path, excluded, lambda done, _: shown.update()
             )
         ids = [unit.unit_id for unit in source.units]
@@ -130,13 +137,14 @@ class Dataset(dj.Imported):
                 "dataset_format": FORMAT,
                 "dataset_format_version": FORMAT_VERSION,
                 "dataset_trials": made.n_trials,
+                "dataset_withheld": made.n_withheld,
                 "dataset_conditions": made.n_conditions,
                 "dataset_bins": made.n_bins,
                 **provenance_row("dataset", seconds),
             }
         )
-        columns = zip(unit_ids, made.responses.mean, made.responses.std, made.spikes, strict=True)
-        names = ("unit_id", "response_mean", "response_std", "response_spikes")
+        columns = zip(unit_ids, made.responses.mean, made.responses.std, made.totals, strict=True)
+        names = ("unit_id", "response_mean", "response_std", "response_total")
         self.Unit.insert({**key, **dict(zip(names, values, strict=True))} for values in columns)
         self.Tensor.insert({**key, **vars(tensor)} for tensor in made.tensors)
 
@@ -209,32 +217,71 @@ class MultiDataset(dj.Manual):
         rows = (cls.Member * Dataset.proj("dataset_path") & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
         return {row["data_key"]: row["dataset_path"] for row in rows}
 
+    @classmethod
+    def units(cls, key: Mapping[str, Any]) -> dict[str, UnitTable]:
+        """Return what is known of the members' units, by data_key."""
+        members = (cls.Member & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
+        return {member["data_key"]: _unit_table(member) for member in members}
+
+
+def _unit_table(scan: Key) -> UnitTable:
+    scan = {name: scan[name] for name in recording.Scan().primary_key}
+    areas = {row["unit_id"]: row["brain_area"] for row in (recording.AreaMembership & scan).to_dicts()}
+    layers = {row["unit_id"]: row["layer"] for row in (recording.LayerMembership & scan).to_dicts()}
+    ids = [int(i) for i in (recording.Scan.Unit & scan).to_arrays("unit_id", order_by="unit_id")]
+    return UnitTable(ids, [areas.get(i) for i in ids], [layers.get(i) for i in ids])
+
+
+def fitting() -> dj.expression.QueryExpression:
+    """Return the pairs of MultiDataset and DataConfig that fit: still images or movies. Functions fit every group."""
+    kinds = config.DataConfig.kinds
+    holds_images = MultiDataset.proj() & (MultiDataset.Member & (Dataset.Tensor & {"tensor": "images"}).proj())
+    groups = {"images": holds_images, "videos": MultiDataset.proj() - holds_images}
+    pairs = [
+        groups.get(getattr(kind, "stimulus", ""), MultiDataset.proj()) * config.DataConfig.part_of(kind).proj()
+        for kind in kinds
+    ]
+    return MultiDataset.proj() * config.DataConfig.proj() & pairs
+
 
 def absolute(paths: Mapping[str, str]) -> dict[str, Path]:
     """Return the folders of `MultiDataset.paths` as they are on this machine."""
     return {data_key: datasets_root() / path for data_key, path in paths.items()}
 
 
-def get_dataloaders(key: Mapping[str, Any], batch_size: int = 8, seed: int = 0) -> tuple[MovieLoaders, DataInfo]:
+def get_dataloaders(
+    key: Mapping[str, Any], batch_size: int = 8, seed: int = 0, workers: int = 0
+) -> tuple[ScanLoaders, DataInfo]:
     """Return the loaders ``{tier: {data_key: loader}}`` of a MultiDataset and DataConfig, and the data information.
+
+    See `pipeline.datasets.loaders.open_loaders`, which does it. ``GENICULATE_DATA_MEMORY`` (GiB) says how much of the
+    data stays in memory.
 
     Parameters
     ----------
     key : mapping
         With ``group_id`` and ``data_hash``.
     batch_size : int
-        Training clips in a batch.
+        Training clips or images in a batch.
     seed : int
         Of the order and places of training clips.
+    workers : int
+        Processes that prepare training batches.
     """
-    return open_loaders(MultiDataset.paths(key), config.DataConfig.load(key), batch_size, seed)
+    data = config.DataConfig.load(key)
+    return loaders_of(MultiDataset.paths(key), MultiDataset.units(key), data, batch_size, seed, workers)
 
 
-def open_loaders(paths: Mapping[str, str], data: Any, batch_size: int, seed: int) -> tuple[MovieLoaders, DataInfo]:
-    """Return what `get_dataloaders` does, for folders and a configuration that were fetched before."""
-    if not isinstance(data, MovieClips):
-        raise ConfigurationError(f"no loaders for data of kind {data.kind()}")
-    return movie_loaders(absolute(paths), data, batch_size, seed)
+def loaders_of(
+    paths: Mapping[str, str],
+    units: Mapping[str, UnitTable],
+    data: Configuration,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+) -> tuple[ScanLoaders, DataInfo]:
+    """Return what `get_dataloaders` does, for folders, units and a configuration that were fetched before."""
+    return open_loaders(absolute(paths), data, batch_size, seed, units, workers, settings().data_memory)
 
 
 @schema
@@ -265,32 +312,42 @@ class Oracle(dj.Computed):
         oracle_conditions : int32  # repeated conditions that it rests on
         """
 
-    def make_fetch(self, key: Key) -> tuple[Any, ...]:
-        """Fetch the members and their folders."""
-        members = (MultiDataset.Member & key).to_dicts(order_by="data_key")
-        return members, MultiDataset.paths(key)
+    @property
+    def key_source(self) -> dj.expression.QueryExpression:
+        """Every group with every choice of its units and trials; functions choose for themselves."""
+        return super().key_source & (fitting() - config.DataConfig.Function.proj())
 
-    def make_compute(self, key: Key, members: list[Key], paths: dict[str, str]) -> tuple[Any, ...]:
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch the members, their folders and units, and what is chosen of them."""
+        members = (MultiDataset.Member & key).to_dicts(order_by="data_key")
+        return members, MultiDataset.paths(key), MultiDataset.units(key), config.DataConfig.load(key)
+
+    def make_compute(
+        self,
+        key: Key,
+        members: list[Key],
+        paths: dict[str, str],
+        units: dict[str, UnitTable],
+        data: DataConfiguration,
+    ) -> tuple[Any, ...]:
         """Correlate each repeat with the mean of the others, unit by unit."""
         started = time.perf_counter()
         rows = []
         for member in members:
-            stored = StoredDataset(absolute(paths)[member["data_key"]])
-            repeats = list(repeated_responses(stored, "test").values())
-            unit_ids = stored.metadata["unit_ids"]
-            undefined = np.full(len(unit_ids), np.nan)
-            oracle = oracle_correlation(repeats) if repeats else undefined
-            conservative = conservative_oracle_correlation(repeats) if repeats else undefined
+            data_key = member["data_key"]
+            stored = StoredDataset(absolute(paths)[data_key])
+            chosen = choose_units(data, stored, units[data_key], data_key)
+            found = unit_oracles(stored, "test", chosen, listed(data.stimulus_type))
             scan_key = {name: value for name, value in member.items() if name != "data_key"}
             rows += [
                 {
                     **scan_key,
-                    "unit_id": unit_id,
+                    "unit_id": stored.metadata["unit_ids"][position],
                     "oracle_correlation": null(value),
                     "oracle_conservative": null(other),
-                    "oracle_conditions": len(repeats),
+                    "oracle_conditions": found.conditions,
                 }
-                for unit_id, value, other in zip(unit_ids, oracle, conservative, strict=True)
+                for position, value, other in zip(chosen, found.correlation, found.conservative, strict=True)
             ]
         return rows, time.perf_counter() - started
 

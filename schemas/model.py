@@ -20,7 +20,6 @@ from pipeline.errors import ConfigurationError
 from pipeline.metrics import mean_of_defined
 from pipeline.models import Encoder
 from pipeline.models.weights import pack, unpack
-from pipeline.recordings.base import TIERS
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.prediction import predict
 from pipeline.training.settings import Default
@@ -37,6 +36,9 @@ from schemas.rows import null
 schema = open_schema("model")
 
 Key = dict[str, Any]
+
+SCORED_TIERS = ("validation", "test", "final", "ood")
+"""Tiers that models are scored on, where they have trials with responses."""
 
 LEAST_URGENT = 127
 """Largest priority that the queue of DataJoint holds."""
@@ -88,9 +90,7 @@ class ModelSelection(dj.Manual):
         """
         if not 0 <= priority <= LEAST_URGENT:
             raise ConfigurationError(f"priority {priority} is out of range: 0 (most urgent) to {LEAST_URGENT}")
-        wanted = (
-            dataset.MultiDataset.proj() * config.DataConfig.proj() * _networks() * config.TrainConfig.proj()
-        ) * config.Seed.proj()
+        wanted = dataset.fitting() * _networks() * config.TrainConfig.proj() * config.Seed.proj()
         for restriction in restrictions:
             wanted = wanted & effective(restriction, wanted.heading.names, "models")
         new = (wanted.proj() - cls.proj()).keys()
@@ -143,7 +143,7 @@ class Model(dj.Computed):
         -> master
         -> dataset.MultiDataset.Member
         -> recording.Scan.Unit
-        score_tier : varchar(16)  # 'validation' or 'test'
+        score_tier : varchar(16)  # 'validation', 'test', 'final' or 'ood'
         ---
         single_trial_correlation=null : float64  # trials and time joined
         per_clip_correlation=null : float64  # over the time of each trial, averaged
@@ -161,7 +161,7 @@ class Model(dj.Computed):
         # Means over the units of one scan
         -> master
         -> dataset.MultiDataset.Member
-        score_tier : varchar(16)  # 'validation' or 'test'
+        score_tier : varchar(16)  # 'validation', 'test', 'final' or 'ood'
         ---
         scan_single_trial_correlation=null : float64  # mean over units
         scan_correlation_to_average=null : float64  # mean over units
@@ -193,17 +193,20 @@ class Model(dj.Computed):
         """Fetch the folders of the data and the configurations."""
         return (
             dataset.MultiDataset.paths(key),
+            dataset.MultiDataset.units(key),
             config.DataConfig.load(key),
             config.NetworkConfig.load_network(key),
             config.TrainConfig.load(key),
         )
 
-    def make_compute(self, key: Key, paths: dict[str, str], data: Any, network: Any, trainer: Any) -> tuple[Any, ...]:
+    def make_compute(
+        self, key: Key, paths: dict[str, str], units: dict[str, Any], data: Any, network: Any, trainer: Any
+    ) -> tuple[Any, ...]:
         """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was."""
         started = time.perf_counter()
         if not isinstance(trainer, Default):
             raise ConfigurationError(f"no trainer for settings of kind {trainer.kind()}")
-        loaders, info = dataset.open_loaders(paths, data, trainer.batch_size, key["seed"])
+        loaders, info = dataset.loaders_of(paths, units, data, trainer.batch_size, key["seed"])
         encoder, info = initial_encoder(network, info, loaders, key["seed"])
         with bar(trainer.max_epochs, f"training {network.core.kind()} seed {key['seed']}", "epoch") as shown:
 
@@ -312,16 +315,14 @@ def _labels(parts: list[Configuration]) -> list[str]:
     return labels
 
 
-def score_encoder(encoder: Encoder, loaders: dataset.MovieLoaders) -> dict[tuple[str, str], UnitScores]:
-    """Score an encoder on validation and test trials of every scan that has them, by (tier, data_key)."""
+def score_encoder(encoder: Encoder, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:
+    """Score an encoder on all trials of every scan that do not train and have responses, by (tier, data_key)."""
     scores = {}
-    for tier in TIERS[1:]:
-        for data_key, loader in loaders[tier].items():
+    for tier in SCORED_TIERS:
+        for data_key, loader in loaders.get(tier, {}).items():
             trials = predict(encoder, loader, data_key)
             if trials:
-                scan = loader.dataset
-                conditions = [h for h, t in zip(scan.condition_hashes, scan.tiers, strict=True) if t == tier]
-                scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], conditions)
+                scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], loader.conditions)
     return scores
 
 

@@ -30,7 +30,9 @@ def column(kind: type[Configuration], name: str) -> str:
     known = kind.__dataclass_fields__[name].metadata["setting"]
     declared = _COLUMN_TYPES.get(wanted, f"varchar({known.length})")  # sequences are JSON
     unit = f"({known.unit}) " if known.unit else ""
-    return f"{name}{'=null' if optional else ''} : {declared}  # {unit}{known.doc}"
+    # Database drivers take a percent sign for a placeholder.
+    comment = f"{unit}{known.doc}".replace("%", "percent")
+    return f"{name}{'=null' if optional else ''} : {declared}  # {comment}"
 
 
 def to_row(config: Configuration) -> Key:

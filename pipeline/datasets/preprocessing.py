@@ -71,7 +71,9 @@ class Movie(Pixels):
     )
     waveform_rise: float = setting(0.002, "time constant of the rise, of double_exponential", unit="s", gt=0)
     waveform_decay: float = setting(0.02, "time constant of the decay, of all but custom", unit="s", gt=0)
-    waveform_samples: tuple[float, ...] = setting((), "the custom waveform, one value a bin, the spike's own bin first")
+    waveform_samples: tuple[float, ...] = setting(
+        (), "the custom waveform, one value a bin, the spike's own bin first", length=4096
+    )
     derivative: bool = setting(False, "compute pupil_derivative (1/s) from pupil_size where the source has none")
 
     def __post_init__(self) -> None:

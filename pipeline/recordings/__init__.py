@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pipeline.errors import RecordingError
+from pipeline.recordings.arrays import ArrayRecording
 from pipeline.recordings.base import (
     BEHAVIOR,
     PUPIL,
@@ -23,17 +24,31 @@ from pipeline.recordings.base import (
     Unit,
     hash_pixels,
 )
+from pipeline.recordings.experanto import ExperantoRecording
+from pipeline.recordings.filetree import FileTreeRecording
+from pipeline.recordings.images import ImagesRecording
+from pipeline.recordings.nwb import NWBRecording
+from pipeline.recordings.openretina import OpenRetinaRecording
+from pipeline.recordings.sensorium import Sensorium2022Recording, Sensorium2023Recording
 from pipeline.recordings.thesis import ThesisRecording
 from pipeline.recordings.tiers import LEAK_RULES, Assignment, assign_tiers
 
 __all__ = [
-    "BEHAVIOR", "FORMATS", "LEAK_RULES", "PUPIL", "TIERS", "Assignment", "Recording", "Responses", "Source", "SpikeTimes",
-    "Stimulus", "Trace", "Traces", "Trial", "TrialValues", "Unit", "assign_tiers", "hash_pixels", "open_recording",
+    "BEHAVIOR", "FORMATS", "LEAK_RULES", "PUPIL", "TIERS", "Assignment", "Recording", "Responses", "Source",
+    "SpikeTimes", "Stimulus", "Trace", "Traces", "Trial", "TrialValues", "Unit", "assign_tiers", "hash_pixels", "open_recording",
 ]  # fmt: skip
 
 FORMATS: Mapping[str, type[Recording]] = MappingProxyType(
     {
         "thesis": ThesisRecording,
+        "filetree": FileTreeRecording,
+        "sensorium2022": Sensorium2022Recording,
+        "sensorium2023": Sensorium2023Recording,
+        "openretina": OpenRetinaRecording,
+        "experanto": ExperantoRecording,
+        "nwb": NWBRecording,
+        "images": ImagesRecording,
+        "arrays": ArrayRecording,
     }
 )
 """Readers by the name of their format. The command line has a command for each."""

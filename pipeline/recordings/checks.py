@@ -59,9 +59,12 @@ def load_array(path: Path, what: str, *, mapped: bool = False) -> np.ndarray:
     """
     require_file(path, what)
     try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise RecordingError(f"{path} ({what}) cannot be read as a .npy array of numbers or text: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise RecordingError(f"{path} ({what}) is an archive of several arrays (.npz): save one array as .npy")
+    return found
 
 
 def require_numbers(values: np.ndarray, shape: Sequence[int | None], where: str) -> np.ndarray:
@@ -132,7 +135,7 @@ def sealed(recording: Recording, location: Mapping[str, str | None]) -> Source:
     kept = {name: str(value) for name, value in location.items() if value not in (None, "")}
     where = next(iter(kept.values()), recording.source_format)
     _check_units(recording, where)
-    digest = hashlib.sha256(recording.response_unit.encode())
+    digest = hashlib.sha256(f"{recording.response_unit}|{recording.opto_groups}".encode())
     for unit in recording.units:
         digest.update(f"|{unit}".encode())
     named: set[str] | None = None
@@ -149,6 +152,7 @@ def sealed(recording: Recording, location: Mapping[str, str | None]) -> Source:
             named = set(signals) if named is None else named
             _check_signals(signals, named, here)
         for name in sorted(signals):
+            _add(digest, name, signals[name].times)
             _add(digest, name, signals[name].values)
         for pulses in recording.opto_pulses(trial.trial_idx):
             _check_pulses(pulses, here)
@@ -186,9 +190,7 @@ def _check_responses(responses: Responses, recording: Recording, here: str) -> N
     if isinstance(responses, SpikeTimes):
         if len(responses.times) != len(names):
             raise RecordingError(f"{here}: spikes of {len(responses.times)} units, but there are {len(names)}")
-        for unit, times in zip(names, responses.times, strict=True):
-            if not np.isfinite(times).all() or (np.diff(times) < 0).any():
-                raise RecordingError(f"{here}, unit {unit.unit_name}: spike times must be finite and sorted")
+        _check_spikes(responses.times, recording, here)
         return
     if len(responses.values) != len(names):
         raise RecordingError(f"{here}: responses of {len(responses.values)} units, but there are {len(names)}")
@@ -207,6 +209,20 @@ def _check_responses(responses: Responses, recording: Recording, here: str) -> N
             )
         if not (np.isfinite(responses.times).all() and (np.diff(responses.times) > 0).all()):
             raise RecordingError(f"{here}: the times of the responses must be finite and increase")
+
+
+def _check_spikes(times: Sequence[np.ndarray], recording: Recording, here: str) -> None:
+    joined = np.concatenate(times)
+    starts = np.cumsum([len(spikes) for spikes in times])[:-1]
+    falls = np.diff(joined) < 0
+    falls[starts[(starts > 0) & (starts < len(joined))] - 1] = False  # from one unit to the next
+    if not np.isfinite(joined).all() or falls.any():  # all units at once, for one at a time takes seconds
+        bad = next(
+            u
+            for u, t in zip(recording.units, times, strict=True)
+            if not (np.isfinite(t).all() and (np.diff(t) >= 0).all())
+        )
+        raise RecordingError(f"{here}, unit {bad.unit_name}: spike times must be finite and sorted")
 
 
 def _check_signals(signals: Mapping[str, Trace], named: set[str], here: str) -> None:

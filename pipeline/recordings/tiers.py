@@ -17,7 +17,7 @@ exclude: no dataset uses its trials.
 """
 
 OTHER_NAMES = {
-    "oracle": "validation", "live_test": "test", "live_test_main": "test", "live_main": "test", "val": "validation",
+    "oracle": "validation", "val": "validation", "live_test_main": "test", "live_main": "test",
     "final_test": "final", "final_test_main": "final", "final_main": "final",
     "live_test_bonus": "ood", "final_test_bonus": "ood", "live_bonus": "ood", "final_bonus": "ood",
 }  # fmt: skip

@@ -17,22 +17,9 @@ import numpy as np
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Unit
 from pipeline.recordings.checks import require_file, require_folder, require_numbers, text_array
+from pipeline.recordings.tiers import tier_called
 
 logger = logging.getLogger(__name__)
-
-SOURCE_TIERS = {
-    "train": "train",
-    "validation": "validation",
-    "oracle": "validation",
-    "test": "test",
-    "live_test_main": "test",
-    "final_test": "final",
-    "final_test_main": "final",
-    "live_test_bonus": "ood",
-    "final_test_bonus": "ood",
-    "none": None,
-}
-"""Our tier by the name in ``meta/trials/tiers.npy``; other names that end in ``_bonus`` are 'ood' too."""
 
 ABSENT = ("", "unset", "nan", "NaT", "None")
 """How exporters write a label that is not there."""
@@ -144,11 +131,7 @@ class TrialFolder:
             )
         self.tiers = tuple(self._text(tiers, "meta/trials/tiers.npy"))
         for index, tier in enumerate(self.tiers):
-            if tier not in SOURCE_TIERS and not tier.endswith("_bonus"):
-                raise RecordingError(
-                    f"{self.name('meta/trials/tiers.npy')}, trial {index}: unknown tier {tier!r}; "
-                    f"known are {', '.join(SOURCE_TIERS)}"
-                )
+            our_tier(tier, f"{self.name('meta/trials/tiers.npy')}, trial {index}")
         for group in self.groups:
             self._check_count(group)
 
@@ -272,9 +255,11 @@ class TrialFolder:
             ) from error
 
 
-def our_tier(tier: str) -> str | None:
-    """Return our name of a source's tier; None if no dataset may use the trial."""
-    return "ood" if tier.endswith("_bonus") else SOURCE_TIERS[tier]
+def our_tier(tier: str, where: str = "") -> str | None:
+    """Return our name of a source's tier; None if no dataset may use the trial. ``where`` is for the error."""
+    if tier == "none":
+        return None
+    return "ood" if tier.endswith("_bonus") else tier_called(tier, where)
 
 
 def read_units(folder: TrialFolder, n_units: int) -> tuple[Unit, ...]:

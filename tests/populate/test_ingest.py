@@ -321,7 +321,7 @@ def test_leaking_stimuli_follow_the_rule_and_are_counted(rule: str, wanted: str 
         replace(trial, tier=tier, condition_hash=shown[i].condition_hash)
         for trial, tier, i in zip(source.trials, LEAKING, order, strict=True)
     )
-    done = ingest(source, f"leaks-{rule}", 1, 1, leaks=rule)
+    done = ingest(source, f"leaks-{rule}", 1, 1, test_fraction=0.0, leaks=rule)
     assert (done.n_leaks, done.n_excluded) == (1, excluded)
     row = (recording.Scan & done.key).fetch1()
     assert (row["scan_leaks"], row["scan_leak_rule"]) == (1, rule)

@@ -11,7 +11,7 @@ import datajoint as dj
 import pytest
 
 from pipeline.configuration import Configuration
-from pipeline.datasets.clips import DATA_KINDS
+from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.errors import ConfigurationError
 from pipeline.mei.settings import MEI_KINDS
@@ -72,6 +72,10 @@ def test_columns_have_the_types_of_the_settings(master: str, kind: type[Configur
     assert on_server == expected
 
 
+NEEDED = {"unit_exclude_n": {"unit_n": 3}}
+"""Settings without which others make no sense."""
+
+
 def variants(kind: type[Configuration]) -> Iterator[Configuration]:
     """One configuration a setting that has another than its default value there, and hard floats where allowed."""
     for name, (wanted, optional) in kind.field_types().items():
@@ -82,16 +86,17 @@ def variants(kind: type[Configuration]) -> Iterator[Configuration]:
         elif wanted is bool:
             candidates = [not default]
         elif wanted is str:
-            candidates = [choice for choice in choices if choice != default]
+            free = ("V1", "inputs", "math.sqrt", '{"a": [1, "b"]}')
+            candidates = [choice for choice in choices or free if choice != default]
         elif wanted is int:
             candidates = [(default or 0) + 1, 2**31 - 1]
         else:
-            candidates = [0.1 + 0.2, 1 / 3, 1e-300, 1.7976931348623157e308]
+            candidates = [0.1 + 0.2, 1 / 3, 99.9, 1e-300, 1.7976931348623157e308]
         candidates += [None] if optional and default is not None else []
         made = 0
         for value in candidates:
             try:
-                changed = dataclasses.replace(kind(), **{name: value})
+                changed = dataclasses.replace(kind(), **{name: value}, **NEEDED.get(name, {}))
             except ConfigurationError:
                 continue
             made += 1
