@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.harness import MIB, Alternative, Work, compare, print_comparison
 from benchmarks.scans import Scan
 
-_LIBRARIES = ("pipeline.datasets.conversion", "pipeline.recordings.sensorium", "deeplake")
+_LIBRARIES = ("pipeline.datasets.conversion", "pipeline.recordings.trial_folders.sensorium", "deeplake")
 _WAITING = ("threading.py", "queue.py", "selectors.py", "_base.py", "thread.py")
 """Files of the standard library whose functions only wait for other threads."""
 
@@ -61,8 +61,8 @@ def files_in(tree: Path) -> list[Path]:
 
 def open_recording(tree: Path) -> Any:
     """Open a scan of `benchmarks.scans`: movies as Sensorium 2023, images as FileTree."""
-    from pipeline.recordings.filetree import FileTreeRecording
-    from pipeline.recordings.sensorium import Sensorium2023Recording
+    from pipeline.recordings.trial_folders.filetree import FileTreeRecording
+    from pipeline.recordings.trial_folders.sensorium import Sensorium2023Recording
 
     # The reader warns of statistics that it ignores: neuralpredictors needs them as a column here.
     logging.getLogger("pipeline").setLevel(logging.ERROR)

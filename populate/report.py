@@ -142,8 +142,8 @@ def _predictions_section(scan: ScanResults, shown: Responses, correlation: np.nd
     )
     return Section(
         "Predictions",
-        "Responses to the movie that was repeated most, recorded and predicted. The prediction knows the behaviour, the "
-        "pupil and the light of each trial, where they were recorded; both are averaged over the repeats.",
+        "Responses to the movie that was repeated most, recorded and predicted. The prediction knows the behaviour, "
+        "pupil and light of each trial, where they were recorded; both are averaged over the repeats.",
         (Illustration(traces, "Units from the best to the worst predicted.", "Recorded and predicted responses"),),
     )
 

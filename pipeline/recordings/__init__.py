@@ -25,17 +25,17 @@ from pipeline.recordings.base import (
     hash_pixels,
 )
 from pipeline.recordings.experanto import ExperantoRecording
-from pipeline.recordings.filetree import FileTreeRecording
 from pipeline.recordings.images import ImagesRecording
 from pipeline.recordings.nwb import NWBRecording
 from pipeline.recordings.openretina import OpenRetinaRecording
-from pipeline.recordings.sensorium import Sensorium2022Recording, Sensorium2023Recording
 from pipeline.recordings.thesis import ThesisRecording
 from pipeline.recordings.tiers import LEAK_RULES, Assignment, assign_tiers
+from pipeline.recordings.trial_folders import FileTreeRecording, Sensorium2022Recording, Sensorium2023Recording
 
 __all__ = [
     "BEHAVIOR", "FORMATS", "LEAK_RULES", "PUPIL", "TIERS", "Assignment", "Recording", "Responses", "Source",
-    "SpikeTimes", "Stimulus", "Trace", "Traces", "Trial", "TrialValues", "Unit", "assign_tiers", "hash_pixels", "open_recording",
+    "SpikeTimes", "Stimulus", "Trace", "Traces", "Trial", "TrialValues", "Unit", "assign_tiers", "hash_pixels",
+    "open_recording",
 ]  # fmt: skip
 
 FORMATS: Mapping[str, type[Recording]] = MappingProxyType(

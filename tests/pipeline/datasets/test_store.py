@@ -177,10 +177,8 @@ def test_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         other_version.setattr(store, "FORMAT_VERSION", store.FORMAT_VERSION - 1)
         with write_dataset(tmp_path / "old") as writer:
             fill(writer)
-    with pytest.raises(
-        DatasetError,
-        match=f"has format {store.FORMAT_VERSION - 1}, this version reads {store.FORMAT_VERSION}: delete its Dataset row",
-    ):
+    old, new = store.FORMAT_VERSION - 1, store.FORMAT_VERSION
+    with pytest.raises(DatasetError, match=f"has format {old}, this version reads {new}: delete its Dataset row"):
         StoredDataset(tmp_path / "old")
 
 

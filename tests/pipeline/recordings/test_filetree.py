@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Recording, TrialValues, hash_pixels
-from pipeline.recordings.filetree import FileTreeRecording
+from pipeline.recordings.trial_folders import FileTreeRecording
 from tests.pipeline.recordings.write_trial_folders import UNITS, Example, image_example, zipped
 
 Change = Callable[[Example], None]

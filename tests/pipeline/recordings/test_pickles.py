@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.pickles import read_pickled_frame
+from pipeline.recordings.thesis.pickles import read_pickled_frame
 
 HERE = Path(__file__).parent
 STORED = sorted((HERE / "tables").glob("*.pkl"))
@@ -147,7 +147,7 @@ def test_something_else_than_a_table(tmp_path):
 
 def test_arrow_strings_with_gaps_offsets_and_wrong_lengths(tmp_path):
     """A written-out Arrow layout: validity bits, ends, text; ends beyond the text must not read foreign memory."""
-    from pipeline.recordings.pickles import _arrow_strings
+    from pipeline.recordings.thesis.pickles import _arrow_strings
 
     ends = np.array([0, 1, 1, 3, 6], "<i8").tobytes()
     assert _arrow_strings(("large_string", 4, 1, 0, [b"\x0d", ends, b"abcdef"], [], None)) == ["a", None, "bc", "def"]

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Traces, hash_pixels
-from pipeline.recordings.sensorium import Sensorium2022Recording, Sensorium2023Recording
+from pipeline.recordings.trial_folders import Sensorium2022Recording, Sensorium2023Recording
 from tests.pipeline.recordings.write_trial_folders import (
     CLIPS,
     LONGEST,

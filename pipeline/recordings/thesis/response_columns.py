@@ -7,8 +7,8 @@ import pandas as pd
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import SpikeTimes, Traces
-from pipeline.recordings.presentation_grid import PresentationGrid
-from pipeline.recordings.table_columns import Ragged, Where, read_array, read_arrays, settle_nan
+from pipeline.recordings.thesis.presentation_grid import PresentationGrid
+from pipeline.recordings.thesis.table_columns import Ragged, Where, read_array, read_arrays, settle_nan
 
 NO_PSTH = -1
 """Stands for the length of a psth that is not there."""

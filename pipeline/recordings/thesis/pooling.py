@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import SpikeTimes, Traces, Unit
-from pipeline.recordings.responses_table import Experiment, Presentation
+from pipeline.recordings.thesis.responses_table import Experiment, Presentation
 
 SAME_SAMPLING = 0.1
 """Samples of two experiments are taken at once if they are less than this share of a step apart."""

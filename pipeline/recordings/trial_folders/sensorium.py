@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Traces, hash_pixels
 from pipeline.recordings.checks import NAN_RULES, fill_nan, sealed, valid_length
-from pipeline.recordings.filetree import (
+from pipeline.recordings.trial_folders.filetree import (
     ROWS,
     FileTreeRecording,
     Shown,
@@ -21,7 +21,7 @@ from pipeline.recordings.filetree import (
     usable_behavior,
     withheld_tiers,
 )
-from pipeline.recordings.trial_folder import TrialFolder, our_tier, positive_number, read_units, told_number
+from pipeline.recordings.trial_folders.folder import TrialFolder, our_tier, positive_number, read_units, told_number
 
 logger = logging.getLogger(__name__)
 

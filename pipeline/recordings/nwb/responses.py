@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import SpikeTimes, Unit
-from pipeline.recordings.nwb_contents import Contents, column, is_a, texts
+from pipeline.recordings.nwb.contents import Contents, column, is_a, texts
 from pipeline.recordings.sequences import SLACK, Sequence, spikes_between
 
 AREA_COLUMNS = ("area", "brain_area", "location", "brain_region", "structure")

@@ -4,7 +4,7 @@
 
 =========================  ========================================================================================
 ``recording.json``         ``{"format": "geniculate arrays", "version": 1}`` and whatever applies of the fields of
-                           `pipeline.recordings.array_content.Description`, lists with one entry a unit or stimulus
+                           `pipeline.recordings.arrays.content.Description`, lists with one entry a unit or stimulus
 ``images.npy``             (stimulus, channel, height, width); or instead of images
 ``videos.npy``             (frame, channel, height, width), video after video, with
 ``videos_counts.npy``      (stimulus,) frames of each
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.array_content import (
+from pipeline.recordings.arrays.content import (
     Content,
     Description,
     Series,
@@ -43,8 +43,8 @@ from pipeline.recordings.array_content import (
     check_stimuli,
     require_whole,
 )
-from pipeline.recordings.array_folder import read_folder, write_folder
-from pipeline.recordings.array_input import (
+from pipeline.recordings.arrays.folder import read_folder, write_folder
+from pipeline.recordings.arrays.input import (
     as_column,
     as_numbers,
     gathered_durations,

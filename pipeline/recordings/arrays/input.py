@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.array_content import Description, Series
+from pipeline.recordings.arrays.content import Description, Series
 from pipeline.recordings.checks import require_numbers
 
 

@@ -17,7 +17,7 @@ from pipeline.recordings.base import (
 )
 from pipeline.recordings.checks import require_folder, sealed
 from pipeline.recordings.clocked import ClockedRecording
-from pipeline.recordings.experanto_modalities import (
+from pipeline.recordings.experanto.modalities import (
     inside,
     positive,
     read_behavior,
@@ -27,7 +27,7 @@ from pipeline.recordings.experanto_modalities import (
     read_units,
     read_yaml,
 )
-from pipeline.recordings.experanto_screen import ScreenTrial, grey, image_size, read_pixels, read_screen
+from pipeline.recordings.experanto.screen import ScreenTrial, grey, image_size, read_pixels, read_screen
 from pipeline.recordings.sequences import (
     SLACK,
     Sequence,

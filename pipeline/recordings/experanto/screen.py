@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.checks import load_array, require_numbers
-from pipeline.recordings.experanto_modalities import read_yaml, require_modality
+from pipeline.recordings.experanto.modalities import read_yaml, require_modality
 from pipeline.recordings.sequences import channels_first, require_increasing
 from pipeline.recordings.video import read_video
 

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Recording, Stimulus, Trace, Trial, TrialValues, hash_pixels
 from pipeline.recordings.checks import sealed
-from pipeline.recordings.trial_folder import (
+from pipeline.recordings.trial_folders.folder import (
     TrialFolder,
     our_tier,
     positive_number,

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.checks import text_array
-from pipeline.recordings.nwb_contents import Contents, column, is_a, texts
+from pipeline.recordings.nwb.contents import Contents, column, is_a, texts
 from pipeline.recordings.sequences import channels_first, require_increasing
 
 logger = logging.getLogger(__name__)

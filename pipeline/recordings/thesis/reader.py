@@ -14,10 +14,16 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Recording, Responses, SpikeTimes, Stimulus, Trace, Trial, hash_pixels
-from pipeline.recordings.behavior_table import read_behavior
 from pipeline.recordings.checks import NAN_RULES, require_file, require_folder, sealed
-from pipeline.recordings.responses_table import RESPONSE_COLUMNS, Experiment, Presentation, Selection, read_experiments
-from pipeline.recordings.thesis_pooling import pool_presentations, pool_units
+from pipeline.recordings.thesis.behavior_table import read_behavior
+from pipeline.recordings.thesis.pooling import pool_presentations, pool_units
+from pipeline.recordings.thesis.responses_table import (
+    RESPONSE_COLUMNS,
+    Experiment,
+    Presentation,
+    Selection,
+    read_experiments,
+)
 from pipeline.recordings.video import read_video
 
 logger = logging.getLogger(__name__)

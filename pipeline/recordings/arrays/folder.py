@@ -1,4 +1,4 @@
-"""The folder in which a recording made of arrays lies; `pipeline.recordings.arrays` describes its files."""
+"""The folder in which a recording made of arrays lies; `pipeline.recordings.arrays.reader` describes its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.array_content import Content, Description, Rows, Series, require_whole
+from pipeline.recordings.arrays.content import Content, Description, Rows, Series, require_whole
 from pipeline.recordings.base import SIGNALS
 from pipeline.recordings.checks import load_array, require_file, require_folder, require_numbers
 

@@ -11,9 +11,15 @@ import pandas as pd
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Trace
 from pipeline.recordings.checks import valid_length
-from pipeline.recordings.pickles import read_pickled_frame
-from pipeline.recordings.responses_table import Experiment, Presentation
-from pipeline.recordings.table_columns import read_array, read_intervals, require_columns, settle_nan, whole_numbers
+from pipeline.recordings.thesis.pickles import read_pickled_frame
+from pipeline.recordings.thesis.responses_table import Experiment, Presentation
+from pipeline.recordings.thesis.table_columns import (
+    read_array,
+    read_intervals,
+    require_columns,
+    settle_nan,
+    whole_numbers,
+)
 
 SIGNALS = ("run", "pupil_size", "pupil_x", "pupil_y")
 SAME_TIME = 1e-6

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.table_columns import Ragged
+from pipeline.recordings.thesis.table_columns import Ragged
 
 OVERLAP_TOLERANCE = 1e-3
 """Trials that follow one another may overlap by this much (s): clocks are written with finite digits."""

@@ -12,10 +12,16 @@ import pandas as pd
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import SpikeTimes, Traces, Unit
-from pipeline.recordings.pickles import read_pickled_frame
-from pipeline.recordings.presentation_grid import PresentationGrid
-from pipeline.recordings.response_columns import NO_PSTH, psth_of_trials, read_bins, read_spikes, spikes_of_trials
-from pipeline.recordings.table_columns import (
+from pipeline.recordings.thesis.pickles import read_pickled_frame
+from pipeline.recordings.thesis.presentation_grid import PresentationGrid
+from pipeline.recordings.thesis.response_columns import (
+    NO_PSTH,
+    psth_of_trials,
+    read_bins,
+    read_spikes,
+    spikes_of_trials,
+)
+from pipeline.recordings.thesis.table_columns import (
     Ragged,
     Where,
     read_arrays,

@@ -10,8 +10,8 @@ from pipeline.errors import RecordingError
 from pipeline.recordings.base import Responses, Stimulus, Trial, hash_pixels
 from pipeline.recordings.checks import sealed
 from pipeline.recordings.clocked import ClockedRecording
-from pipeline.recordings.nwb_contents import Contents, is_a
-from pipeline.recordings.nwb_responses import (
+from pipeline.recordings.nwb.contents import Contents, is_a
+from pipeline.recordings.nwb.responses import (
     SpikeTrains,
     find_traces,
     read_spikes,
@@ -19,7 +19,7 @@ from pipeline.recordings.nwb_responses import (
     read_units,
     spiking,
 )
-from pipeline.recordings.nwb_stimuli import AXES, Showing, invalid_spans, read_showings
+from pipeline.recordings.nwb.stimuli import AXES, Showing, invalid_spans, read_showings
 from pipeline.recordings.sequences import Sequence, pulses_touching, require_nan_rule, shared_rates
 from pipeline.recordings.tiers import tier_called
 
