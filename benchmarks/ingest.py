@@ -59,21 +59,20 @@ def files_in(tree: Path) -> list[Path]:
     return sorted((tree / "data").rglob("*.npy"))
 
 
-def open_recording(tree: Path) -> Any:
+def open_scan(tree: Path) -> Any:
     """Open a scan of `benchmarks.scans`: movies as Sensorium 2023, images as FileTree."""
-    from pipeline.recordings.trial_folders.filetree import FileTreeRecording
-    from pipeline.recordings.trial_folders.sensorium import Sensorium2023Recording
+    from pipeline.recordings import open_recording
 
     # The reader warns of statistics that it ignores: neuralpredictors needs them as a column here.
     logging.getLogger("pipeline").setLevel(logging.ERROR)
-    return Sensorium2023Recording(str(tree)) if (tree / "data" / "videos").is_dir() else FileTreeRecording(str(tree))
+    return open_recording("sensorium2023" if (tree / "data" / "videos").is_dir() else "filetree", path=str(tree))
 
 
 def convert_recording(recording: Any, stored: Path) -> None:
     """Convert a recording as it is, without resizing."""
     from pipeline.datasets.conversion import convert
     from pipeline.datasets.preprocessing import Image, Movie
-    from pipeline.recordings.tiers import assign_tiers
+    from pipeline.recordings import assign_tiers
 
     stimulus = next(iter(recording.stimuli.values()))
     _, _, height, width = stimulus.shape
@@ -89,7 +88,7 @@ def opened(tree: Path) -> Work:
     files = files_in(tree)
 
     def work() -> int:
-        open_recording(tree)
+        open_scan(tree)
         return _size(files)
 
     return _cold(files, work)
@@ -97,7 +96,7 @@ def opened(tree: Path) -> Work:
 
 def converted(tree: Path, stored: Path) -> Work:
     """Conversion of the open recording."""
-    files, recording = files_in(tree), open_recording(tree)
+    files, recording = files_in(tree), open_scan(tree)
 
     def work() -> int:
         convert_recording(recording, stored)

@@ -23,7 +23,7 @@ from benchmarks.harness import (
     ratios,
     report,
 )
-from benchmarks.ingest import convert_recording, ingest, open_recording
+from benchmarks.ingest import convert_recording, ingest, open_scan
 from benchmarks.scans import Scan, file_tree, hdf5_file
 
 CLIP_FRAMES = 80
@@ -85,7 +85,7 @@ def _movies(
         hdf5_file(scan, place / "movies.h5"),
         place / "movies.stored",
     )
-    convert_recording(open_recording(tree), stored)
+    convert_recording(open_scan(tree), stored)
     theirs = {"path": tree, "batches": batches}
     same = compare(
         [
@@ -117,7 +117,7 @@ def _budget(
     large = replace(scan, trials=-(-4 * budget * MIB * scan.trials // scan.bytes))
     tree, hdf5 = file_tree(large, place / "large"), hdf5_file(large, place / "large.h5")
     stored = place / "large.stored"
-    convert_recording(open_recording(tree), stored)
+    convert_recording(open_scan(tree), stored)
     measured = compare(
         [
             Alternative(OURS, our_movies, {"path": stored, "batches": batches, "memory": budget * MIB}, _OURS),
@@ -137,7 +137,7 @@ def _images(
     console: Console, scan: Scan, place: Path, batches: int, repetitions: int, memory: bool
 ) -> dict[str, float]:
     tree, stored = file_tree(scan, place / "images"), place / "images.stored"
-    convert_recording(open_recording(tree), stored)
+    convert_recording(open_scan(tree), stored)
     measured = compare(
         [
             Alternative(OURS, our_images, {"path": stored, "batches": batches}, _OURS),

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import baselines
 from benchmarks.harness import MIB, Alternative, Measured, Target, Work, compare, peak_memory, ratios
-from benchmarks.ingest import convert_recording, open_recording, sampled
+from benchmarks.ingest import convert_recording, open_scan, sampled
 from benchmarks.scans import Scan, file_tree, hdf5_file
 from pipeline.datasets.clips import MovieClips
 from pipeline.datasets.images import CorrectedAreaLayer
@@ -97,7 +97,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("scan")
     movies = Scan(trials=10, units=5, frames=81, height=6, width=8)
     tree = file_tree(movies, folder / "movies")
-    convert_recording(open_recording(tree), folder / "stored")
+    convert_recording(open_scan(tree), folder / "stored")
     return {"scan": movies, "tree": tree, "hdf5": hdf5_file(movies, folder / "m.h5"), "stored": folder / "stored"}
 
 
@@ -156,7 +156,7 @@ def test_all_loaders_give_the_same_normalised_clips(scan: dict[str, Any], name: 
 
 def test_ours_and_filetree_give_the_same_images(tmp_path: Path) -> None:
     tree = file_tree(Scan(trials=10, units=5, frames=0, height=6, width=8), tmp_path / "images")
-    convert_recording(open_recording(tree), tmp_path / "stored")
+    convert_recording(open_scan(tree), tmp_path / "stored")
     loaders, _ = open_loaders({"scan": tmp_path / "stored"}, CorrectedAreaLayer(), 8, seed=1)
     ours = next(iter(loaders["train"]["scan"]))
     theirs = next(iter(baselines.filetree_images(tree, 8, cache=False)))
