@@ -121,7 +121,7 @@ def ingest(
             stimulus.ConditionTier.insert(
                 {**key, "condition_hash": condition, "tier": tier} for condition, tier in assigned.tiers.items()
             )
-            stimulus.ExcludedTrial.insert(
+            stimulus.ExcludedTrial().insert(
                 {**key, "trial_idx": trial_idx, "exclusion_comment": why[:255]} for trial_idx, why in excluded.items()
             )
     except dj.errors.DuplicateError:

@@ -34,7 +34,7 @@ def test_row_says_what_was_made_and_where_from(stored: Key) -> None:
     assert row["dataset_host"]
     assert row["dataset_seconds"] > 0
     dataset = Dataset.open(stored)
-    assert [dataset.tier.count(tier) for tier in TIERS] == [8, 2, 8]
+    assert [dataset.tier.count(tier) for tier in TIERS] == [8, 2, 8, 0, 0]
     assert dataset.stimulus(dataset.condition_hash[0]).shape == (1, 60, 17, 27)
 
 
@@ -46,7 +46,7 @@ def test_units_have_the_statistics_of_the_training_tier(stored: Key, simulated: 
     assert [row["unit_id"] for row in rows] == sorted(set(table["u"]))
     for row in rows:
         mine = table[table["u"] == row["unit_id"]]
-        assert row["response_spikes"] == sum(map(len, mine["spike_times"]))
+        assert row["response_total"] == sum(map(len, mine["spike_times"]))
         counts = []
         for _, trial in mine[mine["train_vs_test"] == "train"].iterrows():
             bins = np.floor((np.asarray(trial["spike_times"]) - trial["trange"][0]) * 30 + 1e-9).astype(int)
@@ -131,12 +131,12 @@ import os, signal
 from pipeline.datasets import conversion
 from schemas import config
 from schemas.dataset import Dataset
-row = conversion._trial_row
-def deadly(recording, trial, *rest):
+read = conversion._TrialReader.read
+def deadly(reader, trial):
     if trial.trial_idx == 11:
         os.kill(os.getpid(), signal.SIGKILL)
-    return row(recording, trial, *rest)
-conversion._trial_row = deadly
+    return read(reader, trial)
+conversion._TrialReader.read = deadly
 Dataset.populate({key!r}, reserve_jobs=True)
 """
 
