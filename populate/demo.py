@@ -271,7 +271,7 @@ model.Model.UnitScore & key & {{'score_tier': 'test'}} & 'single_trial_correlati
 analysis.ReadoutAnalysis.Unit & key & 'position_x_deg > 0'    # units on the right of the screen
 movies = (mei.MEI.Unit & key).to_arrays('mei_movie')       # most exciting movies, loaded when used
 encoder, info = model.Model.load_encoder(key)              # the trained torch module
-loaders, info = dataset.get_dataloaders(key)               # {{tier: {{data_key: DataLoader}}}}
+loaders = dataset.get_dataloaders(key)                     # {{tier: {{data_key: DataLoader}}}}
 """
 
 

@@ -53,7 +53,7 @@ def write_report(
     """
     key = {name: key[name] for name in model.Model().primary_key}
     encoder, info = model.Model.load_encoder(key)
-    loaders, _ = dataset.get_dataloaders(key)
+    loaders = dataset.get_dataloaders(key)
     results = [scan_results(key, info, data_key) for data_key in info]
     sections = [_models_section(key)]
     for scan in results:

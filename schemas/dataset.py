@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import by_key
 from schemas.rows import null
+
+logger = logging.getLogger(__name__)
 
 schema = open_schema("dataset")
 
@@ -192,10 +195,13 @@ class MultiDataset(dj.Manual):
         datasets : query, list of keys or any restriction of `Dataset`
         description : str
             What the group is for.
+
+        Warns in the log if a stimulus trains in one scan of the group and is held out in another.
         """
         keys = (Dataset & by_key(datasets)).keys(order_by="KEY")
         if not keys:
             raise DatasetError("no dataset matches: run Dataset.populate() first, or change the restriction")
+        _tell_leaks(keys)
         members = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
         while not len(cls & {"group_members": members}):
             taken = cls().to_arrays("group_id")
@@ -224,6 +230,21 @@ class MultiDataset(dj.Manual):
         return {member["data_key"]: _unit_table(member) for member in members}
 
 
+def _tell_leaks(datasets: list[Key]) -> None:
+    """Warn of stimuli that train in one scan and are held out in another: a core that scans share has seen them."""
+    scans = [{name: key[name] for name in recording.Scan().primary_key} for key in datasets]
+    conditions, tiers = (stimulus.ConditionTier & scans).to_arrays("condition_hash", "tier")
+    training = set(conditions[tiers == "train"])
+    torn = training & set(conditions[tiers != "train"])
+    if torn:
+        logger.warning(
+            "%d stimuli train in one scan of the group and are held out in another, such as %s: scores of models that "
+            "share a core are too high. Ingest the scans with common tiers, or exclude those trials.",
+            len(torn),
+            min(torn)[:12],
+        )
+
+
 def _unit_table(scan: Key) -> UnitTable:
     scan = {name: scan[name] for name in recording.Scan().primary_key}
     areas = {row["unit_id"]: row["brain_area"] for row in (recording.AreaMembership & scan).to_dicts()}
@@ -249,10 +270,8 @@ def absolute(paths: Mapping[str, str]) -> dict[str, Path]:
     return {data_key: datasets_root() / path for data_key, path in paths.items()}
 
 
-def get_dataloaders(
-    key: Mapping[str, Any], batch_size: int = 8, seed: int = 0, workers: int = 0
-) -> tuple[ScanLoaders, DataInfo]:
-    """Return the loaders ``{tier: {data_key: loader}}`` of a MultiDataset and DataConfig, and the data information.
+def get_dataloaders(key: Mapping[str, Any], batch_size: int = 8, seed: int = 0, workers: int = 0) -> ScanLoaders:
+    """Return the loaders ``{tier: {data_key: loader}}`` of a MultiDataset and DataConfig.
 
     See `pipeline.datasets.loaders.open_loaders`, which does it. ``GENICULATE_DATA_MEMORY`` (GiB) says how much of the
     data stays in memory.
@@ -269,7 +288,12 @@ def get_dataloaders(
         Processes that prepare training batches.
     """
     data = config.DataConfig.load(key)
-    return loaders_of(MultiDataset.paths(key), MultiDataset.units(key), data, batch_size, seed, workers)
+    return loaders_of(MultiDataset.paths(key), MultiDataset.units(key), data, batch_size, seed, workers)[0]
+
+
+def get_data_info(key: Mapping[str, Any]) -> DataInfo:
+    """Return what models must know of the data that `get_dataloaders` gives for a key, by data_key."""
+    return loaders_of(MultiDataset.paths(key), MultiDataset.units(key), config.DataConfig.load(key), 1, 0)[1]
 
 
 def loaders_of(
@@ -280,7 +304,7 @@ def loaders_of(
     seed: int,
     workers: int = 0,
 ) -> tuple[ScanLoaders, DataInfo]:
-    """Return what `get_dataloaders` does, for folders, units and a configuration that were fetched before."""
+    """Return loaders and data information, for folders, units and a configuration that were fetched before."""
     return open_loaders(absolute(paths), data, batch_size, seed, units, workers, settings().data_memory)
 
 

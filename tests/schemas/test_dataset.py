@@ -200,10 +200,34 @@ def test_two_processes_make_one_group(scan: Key, together: Any) -> None:
     assert len(MultiDataset.Member & {"group_id": int(first)}) == 1
 
 
-def test_loaders_are_nested_by_tier_and_scan(group: Key, stored: Key) -> None:
-    from schemas.dataset import get_dataloaders
+def test_stimuli_held_out_in_one_scan_only_are_told(
+    simulated: Path, open_simulated: Any, stored: Key, caplog: pytest.LogCaptureFixture
+) -> None:
+    import dataclasses
 
-    loaders, info = get_dataloaders(group, batch_size=4, seed=1)
+    from populate.ingest import ingest
+    from schemas.dataset import Dataset, MultiDataset
+
+    source = open_simulated(simulated)
+    held_out = next(t.condition_hash for t in source.trials if t.tier == "test")
+    source.trials = tuple(
+        dataclasses.replace(t, tier="train") if t.condition_hash == held_out else t for t in source.trials
+    )
+    key = {**ingest(source, "torn-group", 1, 1).key, "preprocessing_hash": stored["preprocessing_hash"]}
+    Dataset.populate(key)
+    caplog.clear()
+    MultiDataset.fill(key, "alone")
+    assert "held out" not in caplog.text
+    MultiDataset.fill([key, stored], "torn")
+    assert (
+        f"1 stimuli train in one scan of the group and are held out in another, such as {held_out[:12]}" in caplog.text
+    )
+
+
+def test_loaders_are_nested_by_tier_and_scan(group: Key, stored: Key) -> None:
+    from schemas.dataset import get_data_info, get_dataloaders
+
+    loaders, info = get_dataloaders(group, batch_size=4, seed=1), get_data_info(group)
     (data_key,) = info
     assert {tier: list(by_scan) for tier, by_scan in loaders.items()} == {
         tier: [data_key] for tier in ("train", "validation", "test")

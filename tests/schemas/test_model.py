@@ -26,7 +26,7 @@ def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
     from schemas.model import Model
 
     encoder, info = Model.load_encoder(trained)
-    loaders, _ = get_dataloaders(trained)
+    loaders = get_dataloaders(trained)
     (data_key,) = info
     row = (Model & trained).fetch1()
     for tier in ("validation", "test"):
