@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Recording, Stimulus, Trace, Trial, TrialValues, hash_pixels
-from pipeline.recordings.checks import sealed
+from pipeline.recordings.checks import ReadBefore, digest_values, sealed
 from pipeline.recordings.trial_folders.folder import (
     TrialFolder,
     our_tier,
@@ -79,11 +79,12 @@ class TrialFolderRecording(Recording):
     def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
         """Return the behaviour of one trial, sampled evenly: sample i of n at (i + 0.5) / n of its duration."""
         index, trial = self._file(trial_idx), self.trials[trial_idx]
-        return {
-            name: Trace(sample_times(trial, len(values)), values)
-            for group, of_file in self._behavior.items()
-            for name, values in zip(ROWS[group][len(of_file[index])], of_file[index], strict=True)
-        }
+        found = {}
+        for group, of_file in self._behavior.items():
+            rows = of_file[index]
+            times = sample_times(trial, rows.shape[1])
+            found |= {name: Trace(times, values) for name, values in zip(ROWS[group][len(rows)], rows, strict=True)}
+        return found
 
     @abstractmethod
     def _pixels(self, index: int) -> np.ndarray:
@@ -145,7 +146,7 @@ def withheld_tiers(folder: TrialFolder, is_silent: Callable[[int], bool], remedy
     ----------
     folder : TrialFolder
     is_silent : callable
-        Whether all responses of a file are zero. Asked for one trial of a tier only, unless it is silent.
+        Whether all responses of a file are zero.
     remedy : str
         Said if any tier is withheld, where the format knows no such thing; empty if it does.
 
@@ -187,7 +188,7 @@ def usable_behavior(
     """
     usable = {}
     for group, arrays in behavior.items():
-        present = [bool((np.nan_to_num(values) != 0).any()) for values in arrays]
+        present = [bool(((values < 0) | (values > 0)).any()) for values in arrays]  # NaN is neither
         if not any(present):
             logger.warning("%s holds nothing but zeros or NaN: left out as withheld", folder.name(f"data/{group}"))
             continue
@@ -201,6 +202,16 @@ def usable_behavior(
                     replaced[index] = np.broadcast_to(mean, arrays[index].shape).astype(mean.dtype)
         usable[group] = replaced
     return usable
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    condition_hash: str
+    shape: tuple[int, int, int, int]
+    is_silent: bool
+    digest: bytes | None
+    """Of the responses; None if they are not finite."""
+    behavior: dict[str, np.ndarray]
 
 
 class FileTreeRecording(TrialFolderRecording):
@@ -242,25 +253,33 @@ class FileTreeRecording(TrialFolderRecording):
         self._folder = folder = TrialFolder(path, ("images", "responses"), tuple(ROWS))
         self.units = read_units(folder, folder.read("responses", 0, (None,), (1, None)).size)
         folder.warn_of_statistics(len(self.units))
-        withheld = withheld_tiers(folder, lambda index: not self._response(index).any(), self._remedy)
-        groups = [group for group in ROWS if group in folder.groups]
-        behavior = {group: [self._behavior_of(group, index) for index in range(len(folder))] for group in groups}
-        self._behavior = usable_behavior(folder, behavior, withheld)
-        logger.info("reading %d images in %s", len(folder), folder.path)
         durations = self._durations(positive_number(presentation, "presentation"))
-        pixels = in_threads(self._hashed, len(folder))
-        for index, (_, shape) in enumerate(pixels):
-            if shape != pixels[0][1]:
+        logger.info("reading %d images in %s", len(folder), folder.path)
+        exposures = in_threads(self._read_exposure, len(folder))
+        withheld = withheld_tiers(folder, lambda index: exposures[index].is_silent, self._remedy)
+        groups = [group for group in ROWS if group in folder.groups]
+        behavior = {group: [what.behavior[group] for what in exposures] for group in groups}
+        self._behavior = usable_behavior(folder, behavior, withheld)
+        shape = exposures[0].shape
+        for index, what in enumerate(exposures):
+            if what.shape != shape:
                 raise RecordingError(
-                    f"{folder.where('images', index)}: (channel, time, height, width) is {shape}, but "
-                    f"{pixels[0][1]} in 0.npy; all images of a recording need one size"
+                    f"{folder.where('images', index)}: (channel, time, height, width) is {what.shape}, but "
+                    f"{shape} in 0.npy; all images of a recording need one size"
                 )
-        shown = [Shown(*what, duration) for what, duration in zip(pixels, durations, strict=True)]
+        shown = [
+            Shown(what.condition_hash, shape, duration) for what, duration in zip(exposures, durations, strict=True)
+        ]
         kinds = folder.labels("frame_image_class", "colorframeprojector_image_class")
         ids = folder.labels("frame_image_id", "colorframeprojector_image_id", "condition_hash")
         names = [f"{kind} {number}".strip() for kind, number in zip(kinds, ids, strict=True)]
         self._arrange(shown, withheld, names, kinds)
-        self.source = sealed(self, {"path": str(folder.path), "presentation": presentation})
+        read_before = {
+            trial.trial_idx: ReadBefore(digest)
+            for trial, index in zip(self.trials, self._order, strict=True)
+            if (digest := exposures[index].digest) and not trial.withheld and not trial.exclusion
+        }
+        self.source = sealed(self, {"path": str(folder.path), "presentation": presentation}, read_before)
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> TrialValues:
         """Return the responses of all units in one trial.
@@ -287,11 +306,13 @@ class FileTreeRecording(TrialFolderRecording):
     def _behavior_of(self, group: str, index: int) -> np.ndarray:
         n_rows = max(ROWS[group])
         values = self._folder.read(group, index, (n_rows,), (1, n_rows)).reshape(n_rows, 1)
-        for row, name in enumerate(ROWS[group][n_rows]):
-            if not np.isfinite(values[row]).all():
-                raise RecordingError(
-                    f"{self._folder.where(group, index)}: {name} is {values[row, 0]}; correct it or leave the trial out"
-                )
+        finite = np.isfinite(values)
+        if not finite.all():
+            row = int(finite.argmin())
+            raise RecordingError(
+                f"{self._folder.where(group, index)}: {ROWS[group][n_rows][row]} is {values[row, 0]}; correct it or "
+                "leave the trial out"
+            )
         return values
 
     def _pixels(self, index: int) -> np.ndarray:
@@ -304,10 +325,16 @@ class FileTreeRecording(TrialFolderRecording):
             raise RecordingError(f"{where}: {(~np.isfinite(image)).sum()} pixels are NaN or infinite; correct them")
         return image[:, None]
 
-    def _hashed(self, index: int) -> tuple[str, tuple[int, int, int, int]]:
-        pixels = self._pixels(index)
+    def _read_exposure(self, index: int) -> _Exposure:
+        pixels, responses = self._pixels(index), self._response(index)
         channel, time, height, width = pixels.shape
-        return hash_pixels(pixels, None), (channel, time, height, width)
+        return _Exposure(
+            hash_pixels(pixels, None),
+            (channel, time, height, width),
+            not responses.any(),
+            digest_values(responses) if np.isfinite(responses).all() else None,
+            {group: self._behavior_of(group, index) for group in ROWS if group in self._folder.groups},
+        )
 
     def _durations(self, default: float) -> list[float]:
         told = self._folder.labels("frame_presentation_time", "colorframeprojector_presentation_time")

@@ -18,6 +18,7 @@ from pipeline.errors import RecordingError
 from pipeline.recordings.base import Unit
 from pipeline.recordings.checks import require_file, require_folder, require_numbers, text_array
 from pipeline.recordings.tiers import tier_called
+from pipeline.recordings.trial_folders.npy import read_npy
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class _Unpacked:
         return sorted(os.listdir(where)) if where.is_dir() else []
 
     def open(self, name: str) -> BinaryIO:
-        return (self.path / name).open("rb")
+        return open(f"{self.path}/{name}", "rb", buffering=0)  # nearly all files are read in two calls
 
 
 class _Zipped:
@@ -245,7 +246,7 @@ class TrialFolder:
     def _load(self, member: str) -> np.ndarray:
         try:
             with self._files.open(self._root + member) as stream:
-                return np.lib.format.read_array(stream, allow_pickle=False)
+                return read_npy(stream)
         except FileNotFoundError as error:
             raise RecordingError(f"{self.name(member)} is missing") from error
         except UNREADABLE as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Traces, hash_pixels
-from pipeline.recordings.checks import NAN_RULES, fill_nan, sealed, valid_length
+from pipeline.recordings.checks import NAN_RULES, ReadBefore, digest_values, fill_nan, sealed, valid_length
 from pipeline.recordings.trial_folders.filetree import (
     ROWS,
     FileTreeRecording,
@@ -79,6 +80,10 @@ class _Clip:
     video: _Extent
     responses: _Extent
     behavior: dict[str, np.ndarray]
+    n_samples: int
+    """Of the shortest array."""
+    digest: bytes | None
+    """Of the responses cut to that length; None if they have NaN there."""
 
 
 class Sensorium2023Recording(TrialFolderRecording):
@@ -100,7 +105,8 @@ class Sensorium2023Recording(TrialFolderRecording):
     Clips without a clock of their own (see `start_times`) are laid one after another. Statistics in the source, which
     in the official release hold one deviation of the responses a frame, are not used.
 
-    Opening reads videos and behaviour once and responses twice, one trial at a time; behaviour stays in memory.
+    Opening reads everything once, one trial at a time; behaviour stays in memory. Responses are read twice only if they
+    have NaN within the trial, or if their trial is cut by behaviour that other trials show to be withheld.
 
     Parameters
     ----------
@@ -154,7 +160,8 @@ class Sensorium2023Recording(TrialFolderRecording):
         kinds = kinds if any(kinds) else [_stimulus_type(text) for text in folder.labels("stimulus_ids")]
         names = folder.labels("movie_names", "video_ids", "condition_hashes", "condition_hash")
         self._arrange(shown, withheld, names, kinds)
-        self.source = sealed(self, {"path": str(folder.path), "frame_rate": frame_rate, "nan": nan})
+        location = {"path": str(folder.path), "frame_rate": frame_rate, "nan": nan}
+        self.source = sealed(self, location, dict(self._read_before(clips)))
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Traces:
         """Return the responses of all units in one trial, one sample at the middle of each frame.
@@ -185,21 +192,33 @@ class Sensorium2023Recording(TrialFolderRecording):
         if not video.shape[-1]:
             raise RecordingError(f"{where}: shape {video.shape}, the video has no frames")
         extent = _extent(video, where)
-        frames = np.moveaxis(video[..., : extent.n_valid or None], -1, 0)
-        return np.ascontiguousarray(frames)[None], extent
+        return _time_first(video[..., : extent.n_valid or None])[None], extent
 
     def _read_clip(self, index: int) -> _Clip:
-        pixels, video = self._video(index)
+        folder, (pixels, video) = self._folder, self._video(index)
         channel, time, height, width = pixels.shape
-        responses = self._folder.read("responses", index, (len(self.units), None))
-        behavior = {group: self._folder.read(group, index, (rows, None)) for group, rows in self._n_rows.items()}
+        values = folder.read("responses", index, (len(self.units), None))
+        responses = _extent(values, folder.where("responses", index))
+        behavior = {group: folder.read(group, index, (rows, None)) for group, rows in self._n_rows.items()}
+        others = [_extent(rows, folder.where(group, index)).n_valid for group, rows in behavior.items()]
+        n_samples = min(video.n_valid, responses.n_valid, *others)
+        whole = responses.first_nan is None or responses.first_nan[0] >= n_samples
         return _Clip(
             hash_pixels(pixels, self._frame_rate),
             (channel, time, height, width),
             video,
-            _extent(responses, self._folder.where("responses", index)),
+            responses,
             behavior,
+            n_samples,
+            digest_values(values[:, :n_samples]) if whole else None,
         )
+
+    def _read_before(self, clips: list[_Clip]) -> Iterator[tuple[int, ReadBefore]]:
+        """Tell of the trials whose responses were read as `responses` will return them."""
+        for trial, index in zip(self.trials, self._order, strict=True):
+            n_samples, digest = round(trial.duration * self._frame_rate), clips[index].digest
+            if digest and clips[index].n_samples == n_samples and not trial.withheld and not trial.exclusion:
+                yield trial.trial_idx, ReadBefore(digest, sample_times(trial, n_samples))
 
     def _shown(self, index: int, clip: _Clip, behavior: dict[str, np.ndarray], withheld: frozenset[str]) -> Shown:
         """Decide how long a trial is and whether it may be used."""
@@ -243,6 +262,15 @@ class Sensorium2023Recording(TrialFolderRecording):
                 f"{self._folder.name('meta/trials/target_fps.npy')} says {', '.join(told)} Hz, but frame_rate is "
                 f"{self._frame_rate:g}: give the rate of the videos as frame_rate"
             )
+
+
+def _time_first(video: np.ndarray) -> np.ndarray:
+    """Return a video (height, width, time) as (time, height, width), contiguous."""
+    height, width, time = video.shape
+    frames = np.empty((time, height, width), video.dtype)
+    for row in range(height):  # all at once numpy strides through the whole video for each frame, half as fast
+        frames[:, row] = video[row].T
+    return frames
 
 
 def _extent(values: np.ndarray, where: str) -> _Extent:
