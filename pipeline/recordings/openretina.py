@@ -77,9 +77,10 @@ class OpenRetinaRecording(Recording):
     and ``session_info/roi_ids`` (neuron,), whole numbers that become the units' ids.
 
     Training movies are cut into clips, since clips are what is drawn for validation. A rest shorter than half a clip
-    belongs to the last clip. Movies for testing stay whole, so that models lose frames at their beginning only once.
-    The source knows no times: movies are put one after another in order of name. A response belongs to the middle of
-    its frame. Everything is read clip by clip.
+    belongs to the last clip. Movies for testing stay whole, so that models lose frames at their beginning only once;
+    so does a training movie with the same pixels as one of them, which makes both one stimulus: a leak. The source
+    knows no times: movies are put one after another in order of name. A response belongs to the middle of its frame.
+    Everything is read clip by clip.
 
     Parameters
     ----------
@@ -129,7 +130,8 @@ class OpenRetinaRecording(Recording):
         with self._session() as session:
             movies, n_units = self._movies(session, _named(test_names), _named(ood_names))
             self.units = self._read_units(session, n_units)
-            clips = [clip for movie in movies for clip in _cut(movie, length)]
+            twins = self._twins(session, movies, length)
+            clips = [clip for movie in movies for clip in _cut(movie, movie.n_frames if movie in twins else length)]
             hashes = {clip: self._hash(session, clip) for clip in clips}
         tiers = _tiers(clips, hashes, validation_clips, bool(_named(test_names)))
         self._clips = {hashes[clip]: clip for clip in reversed(clips)}
@@ -226,6 +228,19 @@ class OpenRetinaRecording(Recording):
             raise RecordingError(f"{self._path}: {key} is a group, but a dataset is needed")
         require_numbers(session[key], shape, f"{self._path}: {key}{why}")
         return session[key]
+
+    def _twins(self, session: h5py.File, movies: list[_Movie], length: int) -> set[_Movie]:
+        """Return the training movies whose pixels a movie for testing has too; ``length`` frames are held at once."""
+
+        def alike(one: _Movie, other: _Movie) -> bool:
+            first, second = (self._movie(session, movie.name, movie.inside) for movie in (one, other))
+            parts = [slice(at, at + length) for at in range(0, one.n_frames, length)]
+            return (first.shape, first.dtype) == (second.shape, second.dtype) and all(
+                np.array_equal(first[:, part], second[:, part]) for part in parts
+            )
+
+        held_out = [movie for movie in movies if movie.tier is not None]
+        return {movie for movie in movies if movie.tier is None and any(alike(movie, other) for other in held_out)}
 
     def _read_units(self, session: h5py.File, n_units: int) -> tuple[Unit, ...]:
         if "session_info/roi_ids" not in session:

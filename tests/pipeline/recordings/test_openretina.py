@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RecordingError
-from pipeline.recordings.base import hash_pixels
+from pipeline.recordings.base import Trial, hash_pixels
 from pipeline.recordings.openretina import OpenRetinaRecording
 from pipeline.recordings.tiers import assign_tiers
 
@@ -140,6 +140,34 @@ def test_a_training_clip_shown_twice_does_not_become_a_test(disk):
     assert [trial.tier for trial in recording.trials[5:9]] == ["train", "train", None, None]
     assert recording.trials[5].condition_hash == recording.trials[6].condition_hash
     assert len(recording.stimuli) == 10
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_test_movie_under_another_name_is_one_stimulus(disk, inside, same):
+    """However long it is: cut into clips, the one for training would pass for other stimuli."""
+    again = movie("probe")
+    again[0, -1, 0, 0] ^= not same
+    np.save(disk.movie("again"), again)
+    if inside:
+        disk.put("stimulus_again", again)
+    disk.put("responses_again", answers("probe"))
+    recording = disk.open(clip_frames="5")
+    first, *more = (trial for trial in recording.trials if "again" in trial_name(recording, trial))
+    if not same:
+        assert len(more) == 2
+        assert assign_tiers(recording.trials).leaks == {}
+        return
+    assert (first.tier, len(more)) == ("train", N_REPEATS)
+    assert {trial.tier for trial in more} == {"test"}
+    with pytest.raises(
+        RecordingError, match=f"condition {first.condition_hash} is in two tiers: train in trial 0, test"
+    ):
+        assign_tiers(recording.trials)
+
+
+def trial_name(recording: OpenRetinaRecording, trial: Trial) -> str:
+    return recording.stimuli[trial.condition_hash].stimulus_name
 
 
 def test_pixels_and_unit_ids_inside_the_session_file(disk):
