@@ -76,7 +76,8 @@ def assign_tiers(
     the others go to test if they were shown more than once. Where there is then no test condition, conditions of the
     training tier whose `draw` is below ``test_fraction`` become test; where there is no validation condition, those
     whose draw lies in the next ``validation_fraction``. The two ranges never move, so a stimulus falls into the same
-    tier in every scan that leaves the choice open. Excluded trials count for nothing.
+    tier in every scan that leaves the choice open. What the rule for leaks puts into training stays there. Excluded
+    trials count for nothing.
 
     Parameters
     ----------
@@ -118,8 +119,9 @@ def assign_tiers(
     tiers = {**settled, **repeated}
     for tier, low, share in (("test", 0.0, test_fraction), ("validation", test_fraction, validation_fraction)):
         if share > 0 and tier not in tiers.values():
-            pool = sorted((c for c in tiers if tiers[c] == "train"), key=lambda c: (draw(c), c))
-            tiers |= dict.fromkeys(_drawn(pool, low, low + share), tier)
+            training = [c for c in tiers if tiers[c] == "train"]
+            pool = sorted((c for c in training if c not in leaking), key=lambda c: (draw(c), c))
+            tiers |= dict.fromkeys(_drawn(pool, low, low + share)[: max(len(training) - 1, 0)], tier)
     tiers |= elsewhere
     return Assignment({condition: tiers[condition] for condition in given if condition in tiers}, leaking, excluded)
 
@@ -128,7 +130,7 @@ def _drawn(pool: list[str], low: float, high: float) -> list[str]:
     """Return the conditions of a pool, sorted by `draw`, that fall into a range, or else the next one above it."""
     inside = [condition for condition in pool if low <= draw(condition) < high]
     above = [condition for condition in pool if draw(condition) >= high] or pool
-    return (inside or above[:1])[: max(len(pool) - 1, 0)]
+    return inside or above[:1]
 
 
 def _source_tiers(trials: list[Trial]) -> dict[str, tuple[str, ...]]:

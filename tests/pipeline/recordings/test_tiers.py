@@ -116,6 +116,14 @@ def test_leaking_conditions_follow_the_rule(rule, first, fourth):
     assert made.excluded == (frozenset([condition(1), condition(4)]) if rule == "exclude" else frozenset())
 
 
+def test_what_the_rule_puts_into_training_is_not_drawn_again():
+    torn = [condition(i) for i in range(30)]
+    shown = trials(*((c, tier) for c in torn for tier in ("train", "test")), (condition(30), "train"))
+    tiers = assign_tiers(shown, 0.3, 0.3, leaks="train").tiers
+    assert {tiers[c] for c in torn} == {"train"}
+    assert tiers[condition(30)] != "train", "which leaves enough"
+
+
 def test_every_leak_is_counted_in_the_complaint():
     with pytest.raises(RecordingError, match=r"train in trial 2, test in trial 0 \(and 1 conditions more\).*held-out"):
         assign_tiers(LEAKING)
