@@ -79,7 +79,7 @@ class TrialFolderRecording(Recording):
     def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
         """Return the behaviour of one trial, sampled evenly: sample i of n at (i + 0.5) / n of its duration."""
         index, trial = self._file(trial_idx), self.trials[trial_idx]
-        found = {}
+        found: dict[str, Trace] = {}
         for group, of_file in self._behavior.items():
             rows = of_file[index]
             times = sample_times(trial, rows.shape[1])

@@ -50,7 +50,7 @@ def _form(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype] | None:
 
 def _fill(content: np.ndarray, stream: BinaryIO) -> None:
     """Read the bytes of an array."""
-    view, done = memoryview(content), 0
+    view, done = content.data, 0
     while done < len(view):
         count = stream.readinto(view[done : done + _AT_ONCE])  # type: ignore[attr-defined]
         if not count:

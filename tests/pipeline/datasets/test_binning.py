@@ -172,3 +172,24 @@ def test_units_without_delays_are_resampled_as_if_alone() -> None:
         np.testing.assert_array_equal(resample_traces(Traces(times, values), 0.5, 30.0, 60), alone)
         same = resample_traces(Traces(times, values, np.zeros(6)), 0.5, 30.0, 60)
         np.testing.assert_allclose(same, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0.0, 12345.678])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_samples_at_the_centres_are_kept_to_the_last_bit(start: float, dtype: type) -> None:
+    """Also beside values a billion times as large, of which interpolation with rounded weights would add a share."""
+    values = np.random.default_rng(3).permuted(np.repeat([[0, 1, 30000]], 4, axis=0), axis=1).astype(dtype)
+    times = start + (np.arange(9) + 0.5) / 30.0 + 1e-9
+    traces = Traces(times, np.tile(values, 3) * (dtype(1e5) if dtype is not np.int16 else dtype(1)))
+    found = resample_traces(traces, start + 2 / 30.0, 30.0, 6)
+    np.testing.assert_array_equal(found, traces.values[:, 2:8].astype(np.float32))
+    later = resample_traces(traces, start + 2.25 / 30.0, 30.0, 6)  # between samples a quarter of the next
+    np.testing.assert_allclose(
+        later, 0.75 * traces.values[:, 2:8] + 0.25 * traces.values[:, 3:9].astype(float), rtol=1e-5, atol=30
+    )
+
+
+def test_samples_that_end_before_the_bins_are_held() -> None:
+    times = (np.arange(3) + 0.5) / 10.0
+    assert resample_trace(Trace(times, np.array([1.0, 2, 3])), 0.0, 10.0, 5).tolist() == [1, 2, 3, 3, 3]
+    assert resample_trace(Trace(times, np.array([1.0, 2, 3])), -0.1, 10.0, 3).tolist() == [1, 1, 2]
