@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pipeline.configuration import Configuration
-from pipeline.models.cores import Factorized3d, Stacked2d
+from pipeline.models.cores import CORES, Factorized3d, Stacked2d
 from pipeline.models.encoder import Encoder, Network, build_encoder, encoder_to_bytes, load_encoder
 from pipeline.models.modulators import MLPGain, NoModulator
-from pipeline.models.readouts import FullGaussian2d
+from pipeline.models.readouts import READOUTS, FullGaussian2d
 from pipeline.models.recurrent import ConvGRU, NoRecurrence
 from pipeline.models.shifters import MLP, NoShifter
 
-CORES: tuple[type[Configuration], ...] = (Factorized3d, Stacked2d)
 RECURRENTS: tuple[type[Configuration], ...] = (NoRecurrence, ConvGRU)
-READOUTS: tuple[type[Configuration], ...] = (FullGaussian2d,)
 SHIFTERS: tuple[type[Configuration], ...] = (NoShifter, MLP)
 MODULATORS: tuple[type[Configuration], ...] = (NoModulator, MLPGain)
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores import Core, Factorized3d, Stacked2d
+from pipeline.models.cores import Core, CoreConfiguration, Factorized3d
 from pipeline.models.modulators import MLPGain, MLPGainModulator, NoModulator
 from pipeline.models.nonlinearities import output_nonlinearity
-from pipeline.models.readouts import FullGaussian2d, FullGaussian2dReadout, UnitIndex
+from pipeline.models.readouts import FullGaussian2d, Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.recurrent import ConvGRU, NoRecurrence, Recurrent
 from pipeline.models.shifters import MLP, MLPShifter, NoShifter
 
@@ -34,9 +34,9 @@ class Network:
         Name of the output non-linearity, of `pipeline.models.nonlinearities.NONLINEARITIES`; ``elu`` is elu(x) + 1.
     """
 
-    core: Factorized3d | Stacked2d = field(default_factory=Factorized3d)
+    core: CoreConfiguration = field(default_factory=Factorized3d)
     recurrent: NoRecurrence | ConvGRU = field(default_factory=NoRecurrence)
-    readout: FullGaussian2d = field(default_factory=FullGaussian2d)
+    readout: ReadoutConfiguration = field(default_factory=FullGaussian2d)
     shifter: NoShifter | MLP = field(default_factory=NoShifter)
     modulator: NoModulator | MLPGain = field(default_factory=NoModulator)
     nonlinearity: str = "elu"
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
     core : Core
     recurrent : Recurrent
     readouts : PerScan
-        A `FullGaussian2dReadout` for each data_key.
+        A `Readout` for each data_key.
     shifters, modulators : PerScan
         For the data_keys that have one.
     nonlinearity : str
@@ -107,7 +107,7 @@ class Encoder(nn.Module):
         self,
         core: Core,
         recurrent: Recurrent,
-        readouts: Mapping[str, FullGaussian2dReadout],
+        readouts: Mapping[str, Readout],
         shifters: Mapping[str, MLPShifter],
         modulators: Mapping[str, MLPGainModulator],
         nonlinearity: str = "elu",
@@ -225,7 +225,7 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
     """
     channels = _input_channels(data_info)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed GPUs too
         core = network.core.build(channels)
         recurrent = network.recurrent.build(core.out_channels)
         nonlinearity = output_nonlinearity(network.nonlinearity)
@@ -233,7 +233,9 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
         for data_key, scan in data_info.items():
             _refuse_small_frames(core, data_key, scan)
             drive = nonlinearity.drive_of_mean(scan.mean_responses)
-            readouts[data_key] = network.readout.build(recurrent.out_channels, drive, _centers(core, scan))
+            height, width = core.out_size(*scan.input_shape[1:])
+            site = ReadoutSite(recurrent.out_channels, height, width, drive, _centers(core, scan))
+            readouts[data_key] = network.readout.build(site)
         shifters = _shifters(network.shifter, data_info)
         modulators = _modulators(network.modulator, data_info)
     return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity)

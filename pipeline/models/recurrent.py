@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores import channels_last
+from pipeline.models.cores.base import channels_last
 
 
 class Recurrent(nn.Module):

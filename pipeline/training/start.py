@@ -25,7 +25,7 @@ def initial_encoder(network: Network, data_info: DataInfo, loaders: ScanLoaders,
     If the readout asks for it, the centres of the units' receptive fields are estimated from training trials first and
     become part of the data information.
     """
-    if network.readout.init_positions == "triggered_average":
+    if network.readout.needs_centers:
         data_info = {
             data_key: dataclasses.replace(scan, field_centers=field_centers(loaders["train"][data_key].in_full(), scan))
             for data_key, scan in data_info.items()

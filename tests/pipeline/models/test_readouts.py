@@ -7,14 +7,14 @@ import torch
 from pipeline import legacy
 from pipeline.models import MLP, FullGaussian2d, MLPGain
 from pipeline.models.nonlinearities import NONLINEARITIES
-from pipeline.models.readouts import FullGaussian2dReadout
+from pipeline.models.readouts import FullGaussian2dReadout, ReadoutSite
 
 UNITS, CHANNELS, TIME, HEIGHT, WIDTH = 7, 4, 5, 9, 12
 
 
 def readout(**settings: object) -> FullGaussian2dReadout:
     torch.manual_seed(2)
-    made = FullGaussian2d(**settings).build(CHANNELS, torch.linspace(-1, 1, UNITS))
+    made = FullGaussian2d(**settings).build(ReadoutSite(CHANNELS, HEIGHT, WIDTH, torch.linspace(-1, 1, UNITS)))
     torch.nn.init.normal_(made.features)
     torch.nn.init.uniform_(made.mu, -1, 1)
     return made

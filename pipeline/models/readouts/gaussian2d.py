@@ -1,21 +1,18 @@
-"""Readouts: where in the feature maps each unit looks, and how it weighs the channels there."""
+"""Readouts that look at one point of the feature maps, drawn from a Gaussian while they train."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.configuration import Configuration, setting
-
-UnitIndex = Sequence[int] | Tensor | slice
-"""Which units to evaluate: positions in the order of the scan's `unit_ids`, or a slice of them."""
+from pipeline.configuration import setting
+from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 
 
-class FullGaussian2dReadout(nn.Module):
+class FullGaussian2dReadout(Readout):
     """Each unit reads one point of the feature maps, drawn from its Gaussian while training; see `FullGaussian2d`.
 
     Parameters have the names of neuralpredictors' readout of the same name.
@@ -37,22 +34,20 @@ class FullGaussian2dReadout(nn.Module):
     Lurz et al. (2021), Generalization in data-driven models of primary visual cortex, ICLR.
     """
 
-    def __init__(
-        self, settings: FullGaussian2d, in_channels: int, mean_drive: Tensor, centers: Tensor | None = None
-    ) -> None:
+    def __init__(self, settings: FullGaussian2d, site: ReadoutSite) -> None:
         super().__init__()
         self.settings = settings
-        units = len(mean_drive)
+        units = site.n_units
         shape = {"full": (units, 2, 2), "uncorrelated": (units, 2), "isotropic": (units, 1)}[settings.gauss_type]
         start = torch.empty(units, 2).uniform_(-settings.init_mu_range, settings.init_mu_range)
-        self.mu = nn.Parameter(start if centers is None else centers.clamp(-1, 1))
+        self.mu = nn.Parameter(start if site.centers is None else site.centers.clamp(-1, 1))
         self.sigma = nn.Parameter(torch.empty(shape))
         if settings.gauss_type == "full":
             nn.init.uniform_(self.sigma, -settings.init_sigma, settings.init_sigma)
         else:
             nn.init.constant_(self.sigma, settings.init_sigma)
-        self.features = nn.Parameter(torch.full((units, in_channels), 1 / in_channels))
-        self.bias = nn.Parameter(mean_drive.clone()) if settings.bias else None
+        self.features = nn.Parameter(torch.full((units, site.in_channels), 1 / site.in_channels))
+        self.bias = nn.Parameter(site.mean_drive.clone()) if settings.bias else None
 
     def forward(self, features: Tensor, shift: Tensor | None = None, unit_idx: UnitIndex | None = None) -> Tensor:
         """Return the drive of each unit.
@@ -122,7 +117,7 @@ class FullGaussian2dReadout(nn.Module):
 
 
 @dataclass(frozen=True)
-class FullGaussian2d(Configuration):
+class FullGaussian2d(ReadoutConfiguration):
     """A point readout whose position is learned as a Gaussian: sampled while training, its mean otherwise."""
 
     init_positions: str = setting(
@@ -138,16 +133,11 @@ class FullGaussian2d(Configuration):
     gamma_readout: float = setting(0.0076, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")
 
-    def build(self, in_channels: int, mean_drive: Tensor, centers: Tensor | None = None) -> FullGaussian2dReadout:
-        """Return the readout of one scan.
+    @property
+    def needs_centers(self) -> bool:
+        """Whether means start at the peak of the response-triggered average."""
+        return self.init_positions == "triggered_average"
 
-        Parameters
-        ----------
-        in_channels : int
-            Channels of the feature maps.
-        mean_drive : Tensor
-            (unit,), the drive at which each unit gives its mean response; where the biases start.
-        centers : Tensor, optional
-            (unit, 2), x and y in half maps; where the means start instead of at random.
-        """
-        return FullGaussian2dReadout(self, in_channels, mean_drive, centers)
+    def build(self, site: ReadoutSite) -> FullGaussian2dReadout:
+        """Return the readout of one scan."""
+        return FullGaussian2dReadout(self, site)

@@ -1,0 +1,12 @@
+"""Cores: the layers that all units of all scans share. They turn movies into feature maps."""
+
+from __future__ import annotations
+
+from pipeline.models.cores.base import Core, CoreConfiguration
+from pipeline.models.cores.factorized3d import Factorized3d
+from pipeline.models.cores.stacked2d import Stacked2d
+
+CORES: tuple[type[CoreConfiguration], ...] = (Factorized3d, Stacked2d)
+"""Kinds of cores; see `CoreConfiguration`."""
+
+__all__ = ["CORES", "Core", "CoreConfiguration", "Factorized3d", "Stacked2d"]

@@ -1,0 +1,92 @@
+"""What every core is, and the memory layout that all share.
+
+All cores work on movies folded into the layout (batch, time, height, width, channel) in memory: convolutions over space
+see (batch * time, channel, height, width) and convolutions over time (batch, channel, time, height * width), both in
+PyTorch's channels-last format and both without a copy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.configuration import Configuration
+from pipeline.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class CoreConfiguration(Configuration):
+    """Base of all kinds of cores."""
+
+    @abstractmethod
+    def build(self, in_channels: int) -> Core:
+        """Return the core for movies with ``in_channels`` channels."""
+
+
+class Core(nn.Module, ABC):
+    """What every core offers.
+
+    Attributes
+    ----------
+    out_channels : int
+        Channels of the feature maps.
+    lost_frames : int
+        Frames by which the output is shorter than the input. Cores are causal: output frame k is computed from input
+        frames k to k + `lost_frames`, so it belongs to input frame k + `lost_frames`, and the last frames align.
+    """
+
+    out_channels: int
+    lost_frames: int
+
+    @abstractmethod
+    def forward(self, videos: Tensor) -> Tensor:
+        """Map movies to feature maps.
+
+        Parameters
+        ----------
+        videos : Tensor
+            (batch, channel, time, height, width).
+
+        Returns
+        -------
+        Tensor
+            (batch, `out_channels`, time - `lost_frames`, height, width), of the size that `out_size` gives.
+        """
+
+    @abstractmethod
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the feature maps for frames of this size, in pixels."""
+
+    @abstractmethod
+    def regularizer(self) -> dict[str, Tensor]:
+        """Return the weighted penalties by name."""
+
+
+def to_frames(videos: Tensor) -> Tensor:
+    """Fold time into the batch: (batch, channel, time, height, width) to (batch * time, channel, height, width)."""
+    batch, channel, time, height, width = videos.shape
+    frames = videos.permute(0, 2, 3, 4, 1).reshape(batch * time, height, width, channel)
+    return frames.permute(0, 3, 1, 2)
+
+
+def to_videos(frames: Tensor, batch: int) -> Tensor:
+    """Undo `to_frames`."""
+    folded, channel, height, width = frames.shape
+    videos = frames.permute(0, 2, 3, 1).reshape(batch, folded // batch, height, width, channel)
+    return videos.permute(0, 4, 1, 2, 3)
+
+
+def channels_last(module: nn.Module) -> None:
+    """Store the weights of 2-D convolutions in the layout that keeps their results in it."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def refuse_even(kind: str, field: str, kernels: tuple[int, ...]) -> None:
+    """Refuse filters of even size, naming the setting, where frames are to be padded."""
+    if any(k % 2 == 0 for k in kernels):
+        raise ConfigurationError(
+            f"{kind}.{field}: {kernels} has an even size, which cannot be padded symmetrically: use odd sizes"
+        )

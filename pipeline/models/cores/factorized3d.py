@@ -1,0 +1,127 @@
+"""Space-time cores of separable filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.configuration import setting
+from pipeline.errors import ConfigurationError
+from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
+from pipeline.models.regularization import group_sparsity, spatial_laplace, temporal_laplace
+
+
+class _FactorizedLayer(nn.Module):
+    """A convolution over space, one over time, batch normalisation and, unless linear, an ELU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, space: int, time: int, padding: bool, elu: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(in_channels, out_channels, space, padding=space // 2 if padding else 0, bias=False)
+        self.temporal = nn.Conv2d(out_channels, out_channels, (time, 1), bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, momentum=momentum)
+        self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
+
+    def forward(self, videos: Tensor) -> Tensor:
+        batch, _, time, _, _ = videos.shape
+        frames = self.spatial(to_frames(videos))
+        _, channel, height, width = frames.shape
+        rows = frames.permute(0, 2, 3, 1).reshape(batch, time, height * width, channel)
+        features = self.nonlinearity(self.norm(self.temporal(rows.permute(0, 3, 1, 2))))
+        return features.unflatten(3, (height, width))
+
+    def group_sparsity(self) -> Tensor:
+        """Return the group sparsity of both convolutions."""
+        return group_sparsity(self.spatial.weight) + group_sparsity(self.temporal.weight)
+
+
+class Factorized3dCore(Core):
+    """Layers of separable space-time filters; see the kind `Factorized3d`."""
+
+    def __init__(self, settings: Factorized3d, in_channels: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.out_channels = settings.hidden_channels[-1]
+        self.lost_frames = sum(k - 1 for k in settings.temporal_kernels)
+        n_layers = len(settings.hidden_channels)
+        inputs = (in_channels, *settings.hidden_channels[:-1])
+        sizes = zip(inputs, settings.hidden_channels, settings.spatial_kernels, settings.temporal_kernels, strict=True)
+        layers = [
+            _FactorizedLayer(
+                *size,
+                padding=settings.padding,
+                elu=not settings.linear and (settings.final_nonlinearity or layer < n_layers - 1),
+                momentum=settings.momentum,
+            )
+            for layer, size in enumerate(sizes)
+        ]
+        self.first = layers[0]
+        self.hidden = nn.ModuleList(layers[1:])
+        # Channels-last weights keep every intermediate result in that layout, also behind a one-channel input.
+        channels_last(self)
+
+    def forward(self, videos: Tensor) -> Tensor:
+        """See `Core.forward`."""
+        features = self.first(videos)
+        for layer in self.hidden:
+            features = layer(features)
+        return features
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """See `Core.out_size`."""
+        lost = 0 if self.settings.padding else sum(k - 1 for k in self.settings.spatial_kernels)
+        return height - lost, width - lost
+
+    def regularizer(self) -> dict[str, Tensor]:
+        """Return the smoothness of the first layer in space and in time and the group sparsity of the others."""
+        spatial, temporal = self.first.spatial.weight, self.first.temporal.weight
+        terms = {
+            "core_input_spatial": self.settings.gamma_input_spatial * spatial_laplace(spatial),
+            "core_input_temporal": self.settings.gamma_input_temporal * temporal_laplace(temporal),
+        }
+        if self.hidden:
+            sparse = [cast(_FactorizedLayer, layer).group_sparsity() for layer in self.hidden]
+            terms["core_hidden"] = self.settings.gamma_hidden * torch.stack(sparse).mean()
+        return terms
+
+
+@dataclass(frozen=True)
+class Factorized3d(CoreConfiguration):
+    """A space-time core: in each layer filters over space, then filters over time, batch normalisation and an ELU.
+
+    There is no non-linearity between the spatial and the temporal filters, so a layer's filters are sums of separable
+    ones (the factorised baseline of Sensorium 2023).
+    """
+
+    hidden_channels: tuple[int, ...] = setting((16, 16), "channels of each layer", ge=1)
+    spatial_kernels: tuple[int, ...] = setting((9, 5), "side of the spatial filters of each layer", unit="px", ge=1)
+    temporal_kernels: tuple[int, ...] = setting(
+        (11, 5), "length of the temporal filters of each layer", unit="frames", ge=1
+    )
+    gamma_input_spatial: float = setting(10.0, "weight of the first layer's roughness in space", ge=0)
+    gamma_input_temporal: float = setting(0.01, "weight of the first layer's roughness in time", ge=0)
+    gamma_hidden: float = setting(0.0, "weight of the group sparsity of the layers after the first", ge=0)
+    padding: bool = setting(True, "pad frames with zeros, so that feature maps have the size of the frames")
+    linear: bool = setting(False, "leave out all non-linearities")
+    final_nonlinearity: bool = setting(True, "an ELU after the last layer too")
+    momentum: float = setting(0.1, "weight of each batch in the running statistics of the normalisation", gt=0, le=1)
+
+    def __post_init__(self) -> None:
+        """Refuse tuples of different lengths and, with padding, even spatial filters."""
+        super().__post_init__()
+        lengths = {len(self.hidden_channels), len(self.spatial_kernels), len(self.temporal_kernels)}
+        if len(lengths) != 1 or not self.hidden_channels:
+            raise ConfigurationError(
+                f"{self.kind()}: hidden_channels {self.hidden_channels}, spatial_kernels {self.spatial_kernels} and "
+                f"temporal_kernels {self.temporal_kernels} must have one value for each layer"
+            )
+        if self.padding:
+            refuse_even(self.kind(), "spatial_kernels", self.spatial_kernels)
+
+    def build(self, in_channels: int) -> Factorized3dCore:
+        """Return the core for movies with ``in_channels`` channels."""
+        return Factorized3dCore(self, in_channels)

@@ -1,0 +1,100 @@
+"""What every readout is: it turns the feature maps of one scan into the drive of its units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.configuration import Configuration
+
+UnitIndex = Sequence[int] | Tensor | slice
+"""Which units to evaluate: positions in the order of the scan's `unit_ids`, or a slice of them."""
+
+
+@dataclass(frozen=True)
+class ReadoutSite:
+    """Where a readout is built: the feature maps that it sees and the units that it serves.
+
+    Attributes
+    ----------
+    in_channels, height, width : int
+        Of the feature maps.
+    mean_drive : Tensor
+        (unit,), the drive at which each unit gives its mean response; where biases start.
+    centers : Tensor or None
+        (unit, 2), x and y in half maps: where the units' receptive fields are known to lie.
+    unit_positions : Tensor or None
+        (unit, 3), x, y and z of the units in the tissue (um), where they are known.
+    """
+
+    in_channels: int
+    height: int
+    width: int
+    mean_drive: Tensor
+    centers: Tensor | None = None
+    unit_positions: Tensor | None = None
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return len(self.mean_drive)
+
+
+@dataclass(frozen=True)
+class ReadoutConfiguration(Configuration):
+    """Base of all kinds of readouts."""
+
+    @property
+    def needs_centers(self) -> bool:
+        """Whether the centres of the receptive fields are to be estimated before the readout is built."""
+        return False
+
+    @abstractmethod
+    def build(self, site: ReadoutSite) -> Readout:
+        """Return the readout of one scan."""
+
+
+class Readout(nn.Module, ABC):
+    """What every readout offers."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, shift: Tensor | None = None, unit_idx: UnitIndex | None = None) -> Tensor:
+        """Return the drive of each unit.
+
+        Parameters
+        ----------
+        features : Tensor
+            (batch, channel, time, height, width).
+        shift : Tensor, optional
+            (batch, time, 2), added to all positions of a frame, x and y in units of half the feature map.
+        unit_idx : sequence of int, Tensor or slice, optional
+            Evaluate only these units.
+
+        Returns
+        -------
+        Tensor
+            (batch, unit, time).
+        """
+
+    def constrain(self) -> None:
+        """Bring parameters with a range back into it, after an optimiser's step."""
+        return
+
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """Return where units look, (unit, 2): x, y between -1 and 1, the centres of the outermost pixels."""
+
+    @abstractmethod
+    def position_spread(self) -> Tensor:
+        """Return how wide units look around their position, (unit, 2): a standard deviation in x and y."""
+
+    @abstractmethod
+    def feature_weights(self) -> Tensor:
+        """Return the weights of the channels, (unit, channel)."""
+
+    @abstractmethod
+    def regularizer(self) -> dict[str, Tensor]:
+        """Return the weighted penalties by name."""
