@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from benchmarks.ingest import ingest_both
 from benchmarks.loading import loading
 
-BENCHMARKS = {"loading": loading}
+BENCHMARKS = {"loading": loading, "ingest": ingest_both}
 """By name: a function whose parameters are the options of its command and whose docstring is its help."""
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, add_completion=False)

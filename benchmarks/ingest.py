@@ -1,4 +1,4 @@
-"""How fast a recording is opened (checked and hashed) and converted, against the disk itself."""
+"""The benchmark ``ingest``: how fast recordings are opened (checked and hashed) and converted, against the disk."""
 
 from __future__ import annotations
 
@@ -7,27 +7,59 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import MIB, Alternative, Work, compare, print_comparison
-from benchmarks.scans import Scan
+from benchmarks.harness import MIB, Alternative, Work, compare, one_core, print_comparison, report
+from benchmarks.scans import Scan, file_tree
 
 _LIBRARIES = ("pipeline.datasets.conversion", "pipeline.recordings.trial_folders.sensorium", "deeplake")
 _WAITING = ("threading.py", "queue.py", "selectors.py", "_base.py", "thread.py")
 """Files of the standard library whose functions only wait for other threads."""
 
 
+def ingest_both(
+    json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
+    folder: Annotated[Path | None, typer.Option(help="where the scans lie; default: a temporary folder")] = None,
+    trials: Annotated[int, typer.Option(help="movies of 300 frames in the scan")] = 120,
+    units: Annotated[int, typer.Option(help="units of the scan of movies")] = 1000,
+    images: Annotated[int, typer.Option(help="trials of the scan of still images")] = 6000,
+    image_units: Annotated[int, typer.Option(help="units of the scan of still images")] = 5000,
+    pixels: Annotated[str, typer.Option(help="dtype of pixels in the files: uint8 or float32")] = "uint8",
+    repetitions: Annotated[int, typer.Option(help="repetitions of everything")] = 7,
+    memory: Annotated[bool, typer.Option(help="measure peak memory too, each in a process of its own")] = True,
+) -> None:
+    """Opening and conversion of movies and of still images, against reading, hashing and copying their files.
+
+    Everything on one core.
+    """
+    one_core()
+    console, figures = Console(width=120), {}
+    settings = {name: value for name, value in locals().items() if isinstance(value, int | str)}
+    scans = {"": Scan(trials, units, 300, pixels=pixels), "images_": Scan(images, image_units, 0, pixels=pixels)}
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as scratch:
+        for prefix, scan in scans.items():
+            tree = file_tree(scan, (folder or Path(scratch)) / ("images" if prefix else "movies"))
+            found = ingest(console, scan, tree, Path(scratch), repetitions, memory)
+            figures |= {f"{prefix}{name}": value for name, value in found.items()}
+            trials_of_mb = scan.trials / (_size(files_in(tree)) / 1e6)
+            for name in ("open", "convert"):
+                figures[f"{prefix}{name}_trials_per_second"] = found[f"{name}_mb_per_second"] * trials_of_mb
+    report(console, "ingest", figures, [], settings, json)
+
+
 def ingest(console: Console, scan: Scan, tree: Path, scratch: Path, repetitions: int, memory: bool) -> dict[str, float]:
-    """Measure opening and conversion of the movies at ``tree``; return figures in MB of source files a second.
+    """Measure opening and conversion of the scan at ``tree``; return figures in MB of source files a second.
 
     The files are dropped from the system's cache before each repetition where the system offers that.
     """
@@ -87,32 +119,23 @@ def opened(tree: Path) -> Work:
     """Opening: every file read, checked and hashed."""
     files = files_in(tree)
 
-    def work() -> int:
-        open_scan(tree)
-        return _size(files)
-
-    return _cold(files, work)
+    return _cold(files, lambda: open_scan(tree))
 
 
 def converted(tree: Path, stored: Path) -> Work:
     """Conversion of the open recording."""
     files, recording = files_in(tree), open_scan(tree)
 
-    def work() -> int:
-        convert_recording(recording, stored)
-        return _size(files)
-
-    return _cold(files, work)
+    return _cold(files, lambda: convert_recording(recording, stored))
 
 
 def disk_read_hash(tree: Path) -> Work:
     """Every file read once and hashed by SHA-256."""
     files = files_in(tree)
 
-    def work() -> int:
+    def work() -> None:
         for file in files:
             hashlib.sha256(file.read_bytes())
-        return _size(files)
 
     return _cold(files, work)
 
@@ -121,12 +144,11 @@ def disk_copy(tree: Path, copy: Path) -> Work:
     """Every file read and written elsewhere, no hash."""
     files = files_in(tree)
 
-    def work() -> int:
+    def work() -> None:
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
         for number, file in enumerate(files):
             shutil.copyfile(file, copy / f"{number}.npy")
-        return _size(files)
 
     return _cold(files, work)
 
@@ -135,12 +157,14 @@ def _size(files: list[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _cold(files: list[Path], work: Work) -> Work:
+def _cold(files: list[Path], work: Callable[[], object]) -> Work:
     """Return the work that begins with none of the files in the system's cache, where it can be told to forget them."""
+    size = _size(files)
 
     def begin_cold() -> int:
         forget(files)
-        return work()
+        work()
+        return size
 
     return begin_cold
 
