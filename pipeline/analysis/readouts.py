@@ -36,13 +36,13 @@ class ReadoutProperties:
 def readout_properties(encoder: Encoder, data_key: str, scan: ScanInfo) -> ReadoutProperties:
     """Read positions and features out of one scan's readout.
 
-    The grid of a readout spans -1 to 1 between the centres of the outermost places of the core's output, which lies
-    centred in the frame whether or not the core pads.
+    The grid of a readout spans -1 to 1 between the centres of the outermost places of the core's output.
     """
     _, height, width = scan.input_shape
     out_height, out_width = encoder.core.out_size(height, width)
-    half = np.array([(out_width - 1) / 2, (out_height - 1) / 2])
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    first_row, first_column = encoder.core.first_place(height, width)
+    half = np.array([(out_width - 1) / 2, (out_height - 1) / 2]) * encoder.core.pitch
+    centre = np.array([first_column, first_row]) + half
     readout = encoder.readouts[data_key]
     with torch.no_grad():
         grid = readout.positions().cpu().numpy().astype(float)

@@ -247,8 +247,10 @@ def _centers(core: Core, scan: ScanInfo) -> Tensor | None:
         return None
     _, height, width = scan.input_shape
     out_height, out_width = core.out_size(height, width)
-    half_map = torch.tensor([out_width - 1, out_height - 1]).clamp(min=1) / 2
-    return (torch.tensor(scan.field_centers) - torch.tensor([width - 1, height - 1]) / 2) / half_map
+    first_row, first_column = core.first_place(height, width)
+    middle = torch.tensor([out_width - 1, out_height - 1]) / 2
+    places = (torch.tensor(scan.field_centers) - torch.tensor([first_column, first_row])) / core.pitch
+    return (places - middle) / middle.clamp(min=0.5)
 
 
 def _input_channels(data_info: DataInfo) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from pipeline.configuration import Configuration
 from pipeline.errors import ConfigurationError
@@ -36,10 +37,17 @@ class Core(nn.Module, ABC):
     lost_frames : int
         Frames by which the output is shorter than the input. Cores are causal: output frame k is computed from input
         frames k to k + `lost_frames`, so it belongs to input frame k + `lost_frames`, and the last frames align.
+    pitch : int
+        Pixels between neighbouring places of the feature maps.
+    frozen : bool
+        Whether the core stays in evaluation mode while the encoder around it is trained; see
+        `pipeline.models.transfer`.
     """
 
     out_channels: int
     lost_frames: int
+    pitch: int = 1
+    frozen: bool = False
 
     @abstractmethod
     def forward(self, videos: Tensor) -> Tensor:
@@ -60,9 +68,21 @@ class Core(nn.Module, ABC):
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of the feature maps for frames of this size, in pixels."""
 
+    def first_place(self, height: int, width: int) -> tuple[float, float]:
+        """Return the row and the column of the frame, in pixels, on which the first place of the maps is centred.
+
+        Cores whose maps do not lie in the middle of the frame say so here.
+        """
+        rows, columns = self.out_size(height, width)
+        return (height - 1 - (rows - 1) * self.pitch) / 2, (width - 1 - (columns - 1) * self.pitch) / 2
+
     @abstractmethod
     def regularizer(self) -> dict[str, Tensor]:
         """Return the weighted penalties by name."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; a `frozen` core stays in evaluation."""
+        return super().train(mode and not self.frozen)
 
 
 def to_frames(videos: Tensor) -> Tensor:
