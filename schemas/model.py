@@ -13,6 +13,7 @@ from typing import Any
 import datajoint as dj
 import pandas as pd
 
+from pipeline.analysis.comparison import differing_settings, flat_settings
 from pipeline.analysis.scores import UnitScores, score
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo, data_info_to_json
@@ -39,6 +40,8 @@ Key = dict[str, Any]
 
 SCORED_TIERS = ("validation", "test", "final", "ood")
 """Tiers that models are scored on, where they have trials with responses."""
+
+SHOWN_SCORES = ("validation_correlation", "test_correlation")
 
 LEAST_URGENT = 127
 """Largest priority that the queue of DataJoint holds."""
@@ -281,22 +284,61 @@ class Model(dj.Computed):
         return unpack(config.NetworkConfig.load_network(row), row["model_weights"].read())
 
     @classmethod
-    def leaderboard(cls, *restrictions: Any) -> pd.DataFrame:
+    def leaderboard(cls, *restrictions: Any, parameters: bool = False) -> pd.DataFrame:
         """Return models with their scores and parts, the best on validation first.
 
         Parts are named by their kind and the settings in which the listed models differ.
+
+        Parameters
+        ----------
+        *restrictions
+            All must hold; see `ModelSelection.fill`.
+        parameters : bool
+            Add every setting of every part as a column: ``core_layers``, ``train_lr_init``, ``data_normalize`` ...
         """
         models = cls * _networks()
         names = models.heading.names
         models = models & dj.AndList(effective(restriction, names, "models") for restriction in restrictions)
-        rows = models.proj("validation_correlation", "test_correlation", "model_epochs", "model_parameters").to_dicts()
-        networks = [config.NetworkConfig.load_network(row) for row in rows]
+        rows = models.proj(*SHOWN_SCORES, "model_epochs", "model_parameters").to_dicts()
+        parts = [_parts(row) for row in rows]
         for name in config.NETWORK_PARTS:
-            for row, label in zip(rows, _labels([getattr(network, name) for network in networks]), strict=True):
+            for row, label in zip(rows, _labels([part[name] for part in parts]), strict=True):
                 row[name] = label
-        shown = [*config.NETWORK_PARTS, "seed", "validation_correlation", "test_correlation"]
+        shown = [*config.NETWORK_PARTS, "seed", *SHOWN_SCORES]
         frame = pd.DataFrame(rows, columns=[*shown, "model_epochs", "model_parameters", *cls().primary_key[:-1]])
+        if parameters:
+            frame = frame.join(pd.DataFrame([flat_settings(part) for part in parts], index=frame.index, dtype=object))
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
+
+    @classmethod
+    def compare(cls, *keys: Any) -> pd.DataFrame:
+        """Return the settings in which models differ, beside their scores, the best on validation first.
+
+        Parameters
+        ----------
+        *keys
+            Keys of models, or anything else that selects some; any of them may hold.
+
+        Raises
+        ------
+        ConfigurationError
+            If nothing is selected, or a key names nothing that models have.
+        """
+        names = (cls * _networks()).heading.names
+        rows = (cls * _networks() & [effective(key, names, "models") for key in keys]).to_dicts()
+        if not rows:
+            raise ConfigurationError("no trained model is selected: give keys of models, such as Model.keys()")
+        frame = differing_settings([_parts(row) for row in rows])
+        for name in ("seed", *SHOWN_SCORES):
+            frame[name] = [row[name] for row in rows]
+        return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
+
+
+def _parts(row: Mapping[str, Any]) -> dict[str, Configuration]:
+    """Return the configurations that a model was made with: the parts of its network, its data and its trainer."""
+    network = config.NetworkConfig.load_network(row)
+    parts: dict[str, Configuration] = {name: getattr(network, name) for name in config.NETWORK_PARTS}
+    return {**parts, "data": config.DataConfig.load(row), "train": config.TrainConfig.load(row)}
 
 
 def _checkpoint(key: Key, info: DataInfo) -> Path:

@@ -238,3 +238,28 @@ def test_leaderboard_ranks_by_validation(trained: Key, group: Key) -> None:
     linear = config.CoreConfig.Factorized3d & {"linear": True} & {"momentum": 0.777}
     assert not len(model.Model.leaderboard(group, linear))
     assert len(model.Model.leaderboard(group, model.Model & trained)) == 1
+
+
+def test_parameters_are_columns_with_their_parts_prefix(trained: Key, group: Key) -> None:
+    from schemas import model
+
+    row = model.Model.leaderboard(trained, parameters=True).iloc[0]
+    assert (row["core_kind"], row["core_spatial_kernels"], row["train_lr_init"]) == ("Factorized3d", (5,), 0.05)
+    assert row["data_clip_frames"] == 40
+
+
+def test_compare_shows_what_differs_beside_the_scores(trained: Key, group: Key) -> None:
+    from pipeline.errors import ConfigurationError
+    from schemas import config, model
+
+    other = {**trained, **config.TrainConfig.Default.fill(max_epochs=1, batch_size=2, lr_init=0.05)[0]}
+    model.ModelSelection.fill(other)
+    model.Model.populate(other)
+    frame = model.Model.compare(trained, other)
+    assert list(frame) == ["train_batch_size", "train_max_epochs", "seed", "validation_correlation", "test_correlation"]
+    assert sorted(frame["train_max_epochs"]) == [1, 5]
+    scores = (model.Model & [trained, other]).to_arrays("validation_correlation")
+    assert sorted(frame["validation_correlation"]) == sorted(scores)
+    assert frame["validation_correlation"].is_monotonic_decreasing
+    with pytest.raises(ConfigurationError, match="no trained model is selected"):
+        model.Model.compare({"group_id": 999})

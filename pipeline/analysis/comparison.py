@@ -1,0 +1,48 @@
+"""In which settings models differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pipeline.configuration import Configuration
+
+
+def flat_settings(parts: Mapping[str, Configuration]) -> dict[str, Any]:
+    """Return all settings of a model's parts in one mapping: ``core_kind``, ``core_layers``, ``train_lr_init`` ...
+
+    Parameters
+    ----------
+    parts : mapping
+        Name of each part, which becomes the prefix, to its configuration.
+    """
+    flat: dict[str, Any] = {}
+    for name, part in parts.items():
+        flat[f"{name}_kind"] = part.kind()
+        flat |= {f"{name}_{setting}": value for setting, value in part.settings().items()}
+    return flat
+
+
+def differing_settings(models: Sequence[Mapping[str, Configuration]]) -> pd.DataFrame:
+    """Return one row a model with the settings in which they differ; a setting that a kind lacks is None.
+
+    Parameters
+    ----------
+    models : sequence of mapping
+        For each model the configurations of its parts by name.
+
+    Examples
+    --------
+    >>> from pipeline.models import Stacked2d
+    >>> differing_settings([{"core": Stacked2d(layers=2)}, {"core": Stacked2d(layers=4)}])
+       core_layers
+    0            2
+    1            4
+    """
+    rows = [flat_settings(parts) for parts in models]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    differing = [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
+    # As objects: a number beside None would become a float, and 2 layers 2.0.
+    return pd.DataFrame([[row.get(name) for name in differing] for row in rows], columns=differing, dtype=object)
