@@ -96,8 +96,13 @@ def open_scan(tree: Path) -> Any:
     from pipeline.recordings import open_recording
 
     # The reader warns of statistics that it ignores: neuralpredictors needs them as a column here.
-    logging.getLogger("pipeline").setLevel(logging.ERROR)
-    return open_recording("sensorium2023" if (tree / "data" / "videos").is_dir() else "filetree", path=str(tree))
+    log = logging.getLogger("pipeline")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return open_recording("sensorium2023" if (tree / "data" / "videos").is_dir() else "filetree", path=str(tree))
+    finally:
+        log.setLevel(level)
 
 
 def convert_recording(recording: Any, stored: Path) -> None:
