@@ -42,7 +42,7 @@ def loading(
     frames: Annotated[int, typer.Option(help="frames of a movie")] = 300,
     images: Annotated[int, typer.Option(help="trials of the scan of still images")] = 6000,
     image_units: Annotated[int, typer.Option(help="units of the scan of still images")] = 5000,
-    budget: Annotated[int, typer.Option(help="MiB of memory for a scan of movies four times as large")] = 128,
+    budget: Annotated[int, typer.Option(help="MiB of memory for scans four times as large")] = 128,
     pixels: Annotated[str, typer.Option(help="dtype of pixels in the files: uint8 or float32")] = "uint8",
     batches: Annotated[int, typer.Option(help="batches of one repetition")] = 36,
     repetitions: Annotated[int, typer.Option(help="repetitions of everything")] = 7,
@@ -65,6 +65,7 @@ def loading(
             **_movies(console, movie, place, batches, repetitions, memory),
             **_budget(console, movie, place, budget, batches, repetitions, memory),
             **_images(console, image, place, batches, repetitions, memory),
+            **_images_budget(console, image, place, budget, batches, repetitions, memory),
             **ingest(console, movie, file_tree(movie, place / "movies"), Path(scratch), repetitions, memory),
         }
     targets = [
@@ -72,7 +73,7 @@ def loading(
         Target("ratio_filetree", at_least=5),
         Target("published_ratio_filetree", at_least=5),
         Target("images_ratio_filetree", at_least=5),
-        *([Target("budget_peak_mib", at_most=budget)] if memory else []),
+        *([Target(f"{of}budget_peak_mib", at_most=budget) for of in ("", "images_")] if memory else []),
     ]
     report(console, "loading", figures, targets, settings, json)
 
@@ -114,7 +115,7 @@ def _movies(
 def _budget(
     console: Console, scan: Scan, place: Path, budget: int, batches: int, repetitions: int, memory: bool
 ) -> dict[str, float]:
-    large = replace(scan, trials=-(-4 * budget * MIB * scan.trials // scan.bytes))
+    large = _four_times(scan, budget)
     tree, hdf5 = file_tree(large, place / "large"), hdf5_file(large, place / "large.h5")
     stored = place / "large.stored"
     convert_recording(open_scan(tree), stored)
@@ -153,6 +154,30 @@ def _images(
     return ratios(measured, "per_second", "images_")
 
 
+def _images_budget(
+    console: Console, scan: Scan, place: Path, budget: int, batches: int, repetitions: int, memory: bool
+) -> dict[str, float]:
+    large = _four_times(scan, budget)
+    tree, stored = file_tree(large, place / "large_images"), place / "large_images.stored"
+    convert_recording(open_scan(tree), stored)
+    theirs = {"path": tree, "batches": batches, "cache": False}
+    measured = compare(
+        [
+            Alternative(OURS, our_images, {"path": stored, "batches": batches, "memory": budget * MIB}, _OURS),
+            Alternative("filetree_uncached", filetree_images, theirs, _THEIRS),
+        ],
+        repetitions,
+        memory,
+    )
+    _print(console, f"Four times larger than the budget of {budget} MiB: {_size(large)}", measured, "images/s")
+    return ratios(measured, "per_second", "images_budget_")
+
+
+def _four_times(scan: Scan, budget: int) -> Scan:
+    """Return a scan of as many trials as are four times the budget (MiB)."""
+    return replace(scan, trials=-(-4 * budget * MIB * scan.trials // scan.bytes))
+
+
 def _size(scan: Scan) -> str:
     what = f"{scan.trials:,} movies of {scan.frames} frames" if scan.frames else f"{scan.trials:,} images"
     return f"{what}, {scan.height} x {scan.width} {scan.pixels}, {scan.units:,} units, {scan.bytes / MIB:,.0f} MiB"
@@ -172,12 +197,12 @@ def our_movies(path: Path, batches: int, behavior: str = "apart", memory: int = 
     return repeated(loaders["train"]["scan"], batches)
 
 
-def our_images(path: Path, batches: int) -> Work:
+def our_images(path: Path, batches: int, memory: int = 4 * 2**30) -> Work:
     """Open our training loader of still images."""
     from pipeline.datasets.images import CorrectedAreaLayer
     from pipeline.datasets.loaders import open_loaders
 
-    loaders, _ = open_loaders({"scan": path}, CorrectedAreaLayer(), IMAGE_BATCH, seed=1)
+    loaders, _ = open_loaders({"scan": path}, CorrectedAreaLayer(), IMAGE_BATCH, seed=1, memory=memory)
     return repeated(loaders["train"]["scan"], batches)
 
 

@@ -20,7 +20,10 @@ from pipeline.datasets.store import StoredDataset
 from pipeline.errors import ConfigurationError
 
 EVALUATION_TRIALS = 8
-"""Trials in a batch of whole trials."""
+"""Trials in a batch of whole trials, if they fit into `EVALUATION_BYTES`."""
+
+EVALUATION_BYTES = 16 * 2**20
+"""Memory of a batch of more than one whole trial."""
 
 Clip = tuple[int, int, int]
 """Row of a trial in the dataset, first frame, number of frames."""
@@ -61,22 +64,27 @@ class ScanMovies(Scan[MovieBatch]):
         self._trials.kept.update(rows)
         self._movies.kept.update(self.condition_hashes[row] for row in rows)
 
-    def _trial(self, row: int) -> Arrays:
-        """Return responses (unit, time) and signals (signal, time) of one trial as they were stored."""
-        return self._trials.get(row, lambda: self._read_trial(row))
+    def _trial(self, row: int, clip: slice) -> Arrays:
+        """Return normalised responses (time, unit) and signals (signal, time) as stored, of a clip of one trial."""
+        if row not in self._trials.kept:
+            return self._read_trial(row, clip)
+        responses, signals = self._trials.get(row, lambda: self._read_trial(row, slice(self.lengths[row])))
+        return responses[clip], signals[:, clip]
 
-    def _read_trial(self, row: int) -> Arrays:
+    def _read_trial(self, row: int, clip: slice) -> Arrays:
         stored, length = self.stored, self.lengths[row]
         responses = stored.tensor("responses", row)[self._units, :length]
         signals = [stored.tensor(name, row)[:, :length] for name in self._signals.tensors]
         joined = np.concatenate(signals) if signals else np.empty((0, length), np.float32)
-        if row in self._withheld:
-            return np.full(responses.shape, np.nan, np.float32), joined
-        if row not in self._checked:
+        if row not in self._checked and row not in self._withheld:
             self._refuse_nan(row, "responses", responses)
             self._refuse_nan(row, " or ".join(self._signals.tensors), joined)
             self._checked.add(row)
-        return responses, joined
+        # Time first, a clip is one piece of memory to copy; models predict in this order too.
+        asked = responses[:, clip].T
+        time_first = np.empty(asked.shape, np.float32)
+        np.multiply(asked, np.nan if row in self._withheld else self._precision, out=time_first)
+        return time_first, joined[:, clip]
 
     def _movie(self, row: int) -> np.ndarray:
         """Return the pixels of a trial's movie, (channel, time, height, width)."""
@@ -102,29 +110,34 @@ class ScanMovies(Scan[MovieBatch]):
         return self.__getitems__([clip])
 
     def __getitems__(self, clips: Sequence[Clip]) -> MovieBatch:
-        """Return one batch of clips of equal length."""
+        """Return one batch of clips of equal length; its responses are a view of (batch, time, unit)."""
         count, frames = len(clips), clips[0][2]
         channels, height, width = self.info.input_shape
         videos = np.empty((count, channels, frames, height, width), np.float32)
-        responses = np.empty((count, self.info.n_units, frames), np.float32)
+        responses = np.empty((count, frames, self.info.n_units), np.float32)
         signals = np.empty((count, len(self._signals), frames), np.float32)
-        pixels, precision = videos[:, : self.info.pixel_channels], self._precision[:, None]
+        pixels = videos[:, : self.info.pixel_channels]
         for position, (row, start, _) in enumerate(clips):
-            clip = (slice(None), slice(start, start + frames))
-            own_responses, own_signals = self._trial(row)
-            np.multiply(own_responses[clip], precision, out=responses[position])
-            signals[position] = own_signals[clip]
-            pixels[position] = self._movie(row)[clip]
+            clip = slice(start, start + frames)
+            responses[position], signals[position] = self._trial(row, clip)
+            pixels[position] = self._movie(row)[:, clip]
         self._normalize_pixels(pixels)
         fields = self._torch_signals(signals, videos)
-        return MovieBatch(torch.from_numpy(videos), torch.from_numpy(responses), **fields)
+        return MovieBatch(torch.from_numpy(videos), torch.from_numpy(responses).transpose(1, 2), **fields)
+
+    def batch_bytes(self, batch_size: int) -> tuple[int, int]:
+        """Return the memory (bytes) of the largest batch of training and of the largest one of whole trials."""
+        clips = min(batch_size, len(self)) * self.config.clip_frames
+        whole = max(sum(frames for *_, frames in b) for rows in self.trials.values() for b in self.whole_batches(rows))
+        return clips * self._frame_bytes(), whole * self._frame_bytes()
 
     def whole_batches(self, rows: Sequence[int]) -> list[list[Clip]]:
         """Return trials in full and in this order; a batch holds consecutive trials of one length."""
         batches: list[list[Clip]] = []
         for row in rows:
             length = self.lengths[row]
-            if batches and len(batches[-1]) < EVALUATION_TRIALS and batches[-1][0][2] == length:
+            fitting = min(EVALUATION_TRIALS, EVALUATION_BYTES // (length * self._frame_bytes()))
+            if batches and len(batches[-1]) < fitting and batches[-1][0][2] == length:
                 batches[-1].append((row, 0, length))
             else:
                 batches.append([(row, 0, length)])

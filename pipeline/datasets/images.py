@@ -162,7 +162,7 @@ class ScanImages(Scan[ImageBatch]):
         pixels = images[:, : self.info.pixel_channels]
         pixels[:] = self._images.take(self._image_of[asked], self._read_images)
         self._normalize_pixels(pixels)
-        responses = self._responses.take(asked, self._read_responses) * self._precision
+        responses = self._responses.take(asked, self._read_responses)
         fields = self._torch_signals(self._behavior.take(asked, self._read_signals), images)
         return ImageBatch(torch.from_numpy(images), torch.from_numpy(responses), **fields)
 
@@ -171,9 +171,11 @@ class ScanImages(Scan[ImageBatch]):
         return self._checked(rows, "image", self.stored.stimuli([self.condition_hashes[row] for row in rows]))
 
     def _read_responses(self, rows: np.ndarray) -> np.ndarray:
-        responses = self.stored.several("responses", rows)[:, self._units].astype(np.float32)
+        responses = self.stored.several("responses", rows)[:, self._units].astype(np.float32, copy=False)
         responses[[row in self._withheld for row in rows]] = np.nan
-        return self._checked(rows, "responses", responses)
+        self._checked(rows, "responses", responses)
+        responses *= self._precision
+        return responses
 
     def _read_signals(self, rows: np.ndarray) -> np.ndarray:
         tensors = [self.stored.several(name, rows) for name in self._signals.tensors]
@@ -187,6 +189,11 @@ class ScanImages(Scan[ImageBatch]):
                 if row not in self._withheld:
                     self._refuse_nan(row, name, of_trial)
         return values
+
+    def batch_bytes(self, batch_size: int) -> tuple[int, int]:
+        """Return the memory (bytes) of the largest batch of training and of the largest one of an evaluation."""
+        training, others = len(self.trials["train"]), max(map(len, self.trials.values()))
+        return min(batch_size, training) * self._frame_bytes(), min(EVALUATION_IMAGES, others) * self._frame_bytes()
 
     def whole_batches(self, rows: Sequence[int]) -> list[list[int]]:
         """Return images in this order."""

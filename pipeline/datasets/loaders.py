@@ -38,6 +38,15 @@ DATA_KINDS: tuple[type[Configuration], ...] = (
     Function,
 )
 
+PROCESS_BYTES = 40 * 2**20
+"""What Deeplake and the rows at hand take in each process that reads, as measured."""
+
+SCAN_BYTES = 8 * 2**20
+"""What each open dataset adds to that, as measured."""
+
+TRIAL_BYTES = 2**10
+"""What the names of a trial and of its stimulus take, as measured."""
+
 ALWAYS = ("train", "validation", "test")
 """Tiers that loaders have for every scan, if only without a batch."""
 
@@ -111,8 +120,10 @@ def open_loaders(
         Processes that prepare each scan's training batches ahead of time; they give the same batches. Other batches
         are prepared by the calling process.
     memory : int
-        Bytes of data that stay in memory, over all scans and processes; the rest is read each time. Training trials
-        have precedence. Batches come on top.
+        Bytes that the loaders may take, over all scans and processes. Two batches, those that workers have ready, and
+        `PROCESS_BYTES`, `SCAN_BYTES` and `TRIAL_BYTES` are set aside; as much data as fits into what is left stays in
+        memory, the rest is read each time. Training trials have precedence. If nothing is left, every trial is read
+        each time: slower, with the same batches, and the loaders take what is set aside all the same.
 
     Raises
     ------
@@ -127,7 +138,7 @@ def open_loaders(
         raise ConfigurationError(f"no loaders for data of kind {config.kind()}")
     tables = units or {}
     scans = {key: _open_scan(path, config, tables.get(key), key) for key, path in paths.items()}
-    _share_memory(list(scans.values()), memory, workers)
+    _share_memory(list(scans.values()), memory - _aside(list(scans.values()), batch_size, workers), workers)
     loaders: dict[str, dict[str, ScanLoader]] = {tier: {} for tier in ALWAYS}
     for data_key, scan in scans.items():
         for tier, rows in scan.trials.items():
@@ -162,9 +173,18 @@ def _training_sampler(scan: Scan[Any], batch_size: int, seed: int) -> Sampler[An
     return TrainingImages(scan, batch_size, seed)
 
 
+def _aside(scans: Sequence[Scan[Any]], batch_size: int, workers: int) -> int:
+    """Return the bytes that batches and reading take, whatever stays in memory."""
+    training, whole = zip(*(scan.batch_bytes(batch_size) for scan in scans), strict=True)
+    # Of each scan one batch is in use while the next is made, and a worker has two ready; evaluation goes scan by scan.
+    batches = max((2 + 2 * workers) * sum(training), 2 * max(whole))
+    opened = sum(SCAN_BYTES + TRIAL_BYTES * len(scan.lengths) for scan in scans) * (1 + workers)
+    return batches + opened + PROCESS_BYTES * (1 + workers * len(scans))  # each scan has workers of its own
+
+
 def _share_memory(scans: Sequence[Scan[Any]], memory: int, workers: int) -> None:
     """Let scans keep equal fractions of their data: first of their training trials, then of the others."""
-    left = memory
+    left = max(memory, 0)
     for training, copies in ((True, max(workers, 1)), (False, 1)):  # each worker keeps its own copy
         rows = [[row for t, r in scan.trials.items() if (t == "train") == training for row in r] for scan in scans]
         sizes = [scan.nbytes(own) * copies for scan, own in zip(scans, rows, strict=True)]

@@ -14,6 +14,13 @@ import numpy as np
 AT_ONCE = 256
 """Rows of a `Block` that are read at once."""
 
+SLAB_BYTES = 64 * 2**20
+"""Memory that a `Shelf` asks for at once; the system provides what of it is written to."""
+
+ALIGNMENT = 64
+
+_NOTHING = np.empty(0, np.uint8)
+
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -29,6 +36,7 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: set[Hashable] = set()
         self._held: dict[Hashable, Arrays] = {}
+        self._slab = _NOTHING
 
     def get(self, name: Hashable, read: Callable[[], Arrays]) -> Arrays:
         """Return what has a name, read by ``read`` unless it is here."""
@@ -36,11 +44,20 @@ class Shelf:
         if found is None:
             found = read()
             if name in self.kept:
-                found = self._held[name] = tuple(np.array(array) for array in found)  # not views of what was read
+                found = self._held[name] = tuple(map(self._settled, found))
         return found
 
+    def _settled(self, array: np.ndarray) -> np.ndarray:
+        """Return a copy that lies among the others, not between arrays that come and go and would leave holes."""
+        if self._slab.nbytes < array.nbytes:
+            self._slab = np.empty(max(SLAB_BYTES, array.nbytes), np.uint8)
+        copied = self._slab[: array.nbytes].view(array.dtype).reshape(array.shape)
+        self._slab = self._slab[-(-array.nbytes // ALIGNMENT) * ALIGNMENT :]
+        copied[...] = array
+        return copied
+
     def __getstate__(self) -> dict[str, object]:
-        return {"kept": self.kept, "_held": {}}
+        return {"kept": self.kept, "_held": {}, "_slab": _NOTHING}
 
 
 class Block:
@@ -66,15 +83,19 @@ class Block:
     def take(self, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return rows in this order, (row, ...), calling ``read(rows)`` for those that are not here."""
         groups = self._group[rows]
-        parts = {group: np.flatnonzero(groups == group) for group in set(groups.tolist())}
-        found = {
-            group: read(rows[part]) if group < 0 else self._of_group(group, read).take(self._place[rows[part]], axis=0)
-            for group, part in parts.items()
-        }
-        if len(found) == 1:
-            return next(iter(found.values()))
-        order = np.argsort(np.concatenate(list(parts.values())))
-        return np.concatenate(list(found.values()))[order]
+        present = sorted(set(groups.tolist()))
+        if len(present) == 1:
+            return self._of(present[0], rows, read)
+        for group in present:
+            part = groups == group
+            values = self._of(group, rows[part], read)
+            if group == present[0]:
+                found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            found[part] = values
+        return found
+
+    def _of(self, group: int, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return read(rows) if group < 0 else self._of_group(group, read).take(self._place[rows], axis=0)
 
     def _of_group(self, group: int, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         if group not in self._held:

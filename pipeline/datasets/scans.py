@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,6 @@ class Scan(Dataset[BatchT], Generic[BatchT]):
         first = trials["train"][0]
         pixels = stored.stimulus(stored.condition_hash[first])
         self._frame = np.empty((pixels.shape[0], *pixels.shape[-2:]), pixels.dtype)  # as are those of all stimuli
-        self._response_bytes = stored.tensor("responses", first).itemsize * len(units)
         self._input_offset, self._input_scale = self._input_normalization(stored)
         responses = stored.statistics("responses", config.stats_source)
         precision = responses.precision() if config.normalizes("responses") else np.ones(len(responses.std))
@@ -120,10 +120,18 @@ class Scan(Dataset[BatchT], Generic[BatchT]):
         return sum(map(self._trial_bytes, rows)) + sum(map(self._stimulus_bytes, stimuli))
 
     def _trial_bytes(self, row: int) -> int:
-        return (self._response_bytes + 4 * len(self._signals)) * self.lengths[row]
+        return 4 * (self.info.n_units + len(self._signals)) * self.lengths[row]
 
     def _stimulus_bytes(self, name: str) -> int:
         return self._frame.nbytes * self._longest[name]
+
+    @abstractmethod
+    def batch_bytes(self, batch_size: int) -> tuple[int, int]:
+        """Return the memory (bytes) of the largest batch of training and of the largest one of whole trials."""
+
+    def _frame_bytes(self) -> int:
+        """Return what one frame, or one image, takes in a batch: its input, responses and signals, these twice."""
+        return 4 * (math.prod(self.info.input_shape) + self.info.n_units + 2 * len(self._signals))
 
     def keep(self, rows: Sequence[int], budget: int) -> int:
         """Keep in memory, once they are read, as many of these trials as fit into ``budget`` (bytes).

@@ -32,6 +32,9 @@ FORMAT_VERSION = 2
 PENDING_BYTES = 16 * 2**20
 """Rows are handed to Deeplake in blocks of about this size, which bounds the memory that waits."""
 
+ROWS_AT_ONCE = 32
+"""Rows of one tensor that Deeplake is asked for together."""
+
 
 @functools.cache
 def _deeplake() -> ModuleType:
@@ -172,8 +175,14 @@ def _open_table(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _together(column: Any, rows: np.ndarray) -> np.ndarray:
-    # Of a slice, Deeplake keeps every chunk that it touched as long as the table is open; of a list it does not.
-    return np.asarray(column[rows.tolist()])
+    # Of a slice, Deeplake keeps every chunk that it touched as long as the table is open; of a list it holds several
+    # copies, so that short lists need little memory.
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        piece = np.asarray(column[rows[first : first + ROWS_AT_ONCE].tolist()])
+        if not first:
+            found = np.empty((len(rows), *piece.shape[1:]), piece.dtype)
+        found[first : first + ROWS_AT_ONCE] = piece
+    return found
 
 
 _TRIAL_COLUMNS = ("trial_idx", "condition_hash", "tier", "withheld", "stimulus_type", "bins")

@@ -179,6 +179,7 @@ def test_loading_reports_all_figures(tmp_path: Path) -> None:
         "published_frames_per_second": ("published_", ("filetree", "filetree_uncached")),
         "budget_frames_per_second": ("budget_", ("filetree_uncached", "h5py")),
         "images_per_second": ("images_", ("filetree", "filetree_uncached")),
+        "images_budget_per_second": ("images_budget_", ("filetree_uncached",)),
     }
     named = {"budget_mib", "open_of_disk", "convert_of_disk"}
     named |= {f"{what}_mb_per_second" for what in ("open", "convert", "disk_read_hash", "disk_copy")}

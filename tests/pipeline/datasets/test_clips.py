@@ -218,6 +218,25 @@ def test_batches_of_whole_trials_hold_consecutive_trials_of_one_length(
     assert [batch.videos.shape[2] for batch in loader] == [16, 12, 12]
 
 
+def test_batches_of_whole_trials_are_bounded_in_memory(written: Callable[..., Any], tmp_path: Path) -> None:
+    frame = 4 * (200 * 220 + 4 + 2 * 5)  # pixels, units, signals
+    fitting = 16 * 2**20 // (16 * frame)
+    written(tmp_path / "data", ["train"] + ["validation"] * 6, 16, size=(200, 220))
+    loader = load(tmp_path / "data")["validation"]
+    assert fitting == 5
+    assert [len(batch) for batch in loader.batch_sampler] == [5, 1]
+    many = written(tmp_path / "many", ["train"] + ["validation"] * 2, 60, size=(300, 320))
+    assert [len(batch) for batch in load(many.path)["validation"].batch_sampler] == [1, 1]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_responses_are_a_view_of_time_first(scan: Any, kept: bool) -> None:
+    loader = open_loaders({"a": scan.path}, MovieClips(clip_frames=FRAMES), 4, 1, memory=2**30 * kept)[0]["train"]["a"]
+    batch = next(iter(loader))
+    assert batch.responses.shape == (4, 4, FRAMES)
+    assert batch.responses.transpose(1, 2).is_contiguous()
+
+
 @pytest.mark.parametrize("frames", [1, 8, 24])
 @pytest.mark.parametrize("window", ["any", "constant", "on", "off"])
 def test_light_windows_judge_every_clip_by_its_own_frames(window: str, frames: int) -> None:

@@ -16,7 +16,7 @@ from pipeline.datasets.images import (
     MultipleAreasOneLayer,
     ScanImages,
 )
-from pipeline.datasets.loaders import ScanLoader, open_loaders
+from pipeline.datasets.loaders import PROCESS_BYTES, SCAN_BYTES, TRIAL_BYTES, ScanLoader, open_loaders
 from pipeline.datasets.memory import Block
 from pipeline.errors import ConfigurationError, DatasetError
 
@@ -56,8 +56,12 @@ def expected(scan: Any, row: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize("memory", [2**30, 1500, 0])
-def test_batches_are_the_normalised_tensors(scan: Any, memory: int) -> None:
+ASIDE = PROCESS_BYTES + SCAN_BYTES + 33 * TRIAL_BYTES + 2 * 20 * 4 * (30 + 4 + 2 * 5)
+"""What loaders of `scan` take beside its data; batches of 20 images, 4 units and 5 signals are the largest."""
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(2**30, 33), (ASIDE + 1500, 22), (0, 0)])
+def test_batches_are_the_normalised_tensors(scan: Any, memory: int, kept: int) -> None:
     loaders = load(scan, memory=memory)
     for _ in range(2):  # also once everything that may be is in memory
         order = [int(row) for batch in _again(loaders["train"]) for row in batch]
@@ -70,6 +74,8 @@ def test_batches_are_the_normalised_tensors(scan: Any, memory: int) -> None:
             ):
                 for one, other in zip(found, expected(scan, row), strict=True):
                     np.testing.assert_allclose(one, other, atol=1e-4)
+    dataset: Any = loaders["train"].dataset
+    assert sum(map(len, dataset._responses._held.values())) == kept
 
 
 def _again(loader: ScanLoader) -> list[list[int]]:
