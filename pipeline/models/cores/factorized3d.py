@@ -11,19 +11,23 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
+from pipeline.models.cores.geometry import Stack, for_each_layer
 from pipeline.models.regularization import group_sparsity, spatial_laplace, temporal_laplace
 
 
 class _FactorizedLayer(nn.Module):
     """A convolution over space, one over time, batch normalisation and, unless linear, an ELU."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, space: int, time: int, padding: bool, elu: bool, momentum: float
-    ) -> None:
+    def __init__(self, settings: Factorized3d, layer: int, in_channels: int) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(in_channels, out_channels, space, padding=space // 2 if padding else 0, bias=False)
-        self.temporal = nn.Conv2d(out_channels, out_channels, (time, 1), bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, momentum=momentum)
+        channels = settings.hidden_channels[layer]
+        space, stride, dilation = (values[layer] for values in settings.space_by_layer())
+        time, lag = (values[layer] for values in settings.time_by_layer())
+        padding = dilation * (space // 2) if settings.padding else 0
+        elu = not settings.linear and (settings.final_nonlinearity or layer < len(settings.hidden_channels) - 1)
+        self.spatial = nn.Conv2d(in_channels, channels, space, stride, padding, dilation, bias=False)
+        self.temporal = nn.Conv2d(channels, channels, (time, 1), dilation=(lag, 1), bias=False)
+        self.norm = nn.BatchNorm2d(channels, momentum=settings.momentum)
         self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
 
     def forward(self, videos: Tensor) -> Tensor:
@@ -46,19 +50,11 @@ class Factorized3dCore(Core):
         super().__init__()
         self.settings = settings
         self.out_channels = settings.hidden_channels[-1]
-        self.lost_frames = sum(k - 1 for k in settings.temporal_kernels)
-        n_layers = len(settings.hidden_channels)
+        self.space = settings.space()
+        self.pitch = self.space.pitch
+        self.lost_frames = sum(lag * (k - 1) for k, lag in zip(*settings.time_by_layer(), strict=True))
         inputs = (in_channels, *settings.hidden_channels[:-1])
-        sizes = zip(inputs, settings.hidden_channels, settings.spatial_kernels, settings.temporal_kernels, strict=True)
-        layers = [
-            _FactorizedLayer(
-                *size,
-                padding=settings.padding,
-                elu=not settings.linear and (settings.final_nonlinearity or layer < n_layers - 1),
-                momentum=settings.momentum,
-            )
-            for layer, size in enumerate(sizes)
-        ]
+        layers = [_FactorizedLayer(settings, layer, channels) for layer, channels in enumerate(inputs)]
         self.first = layers[0]
         self.hidden = nn.ModuleList(layers[1:])
         # Channels-last weights keep every intermediate result in that layout, also behind a one-channel input.
@@ -73,8 +69,11 @@ class Factorized3dCore(Core):
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
-        lost = 0 if self.settings.padding else sum(k - 1 for k in self.settings.spatial_kernels)
-        return height - lost, width - lost
+        return self.space.out_size(height), self.space.out_size(width)
+
+    def first_place(self, height: int, width: int) -> tuple[float, float]:
+        """See `Core.first_place`."""
+        return self.space.first_place(), self.space.first_place()
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the smoothness of the first layer in space and in time and the group sparsity of the others."""
@@ -102,6 +101,13 @@ class Factorized3d(CoreConfiguration):
     temporal_kernels: tuple[int, ...] = setting(
         (11, 5), "length of the temporal filters of each layer", unit="frames", ge=1
     )
+    strides: tuple[int, ...] = setting((1,), "steps of the spatial filters, for all layers or each", unit="px", ge=1)
+    spatial_dilations: tuple[int, ...] = setting(
+        (1,), "steps between the taps of the spatial filters, for all layers or each", unit="px", ge=1
+    )
+    temporal_dilations: tuple[int, ...] = setting(
+        (1,), "steps between the taps of the temporal filters, for all layers or each", unit="frames", ge=1
+    )
     gamma_input_spatial: float = setting(10.0, "weight of the first layer's roughness in space", ge=0)
     gamma_input_temporal: float = setting(0.01, "weight of the first layer's roughness in time", ge=0)
     gamma_hidden: float = setting(0.0, "weight of the group sparsity of the layers after the first", ge=0)
@@ -121,6 +127,23 @@ class Factorized3d(CoreConfiguration):
             )
         if self.padding:
             refuse_even(self.kind(), "spatial_kernels", self.spatial_kernels)
+        self.space()
+        self.time_by_layer()
+
+    def space_by_layer(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Return the side, stride and dilation of each layer's spatial filters."""
+        return self.spatial_kernels, self._by_layer("strides"), self._by_layer("spatial_dilations")
+
+    def time_by_layer(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the length and dilation of each layer's temporal filters."""
+        return self.temporal_kernels, self._by_layer("temporal_dilations")
+
+    def space(self) -> Stack:
+        """Return the geometry of the spatial filters."""
+        return Stack(*self.space_by_layer(), padding=self.padding)
+
+    def _by_layer(self, field: str) -> tuple[int, ...]:
+        return for_each_layer(self.kind(), field, getattr(self, field), len(self.hidden_channels))
 
     def build(self, in_channels: int) -> Factorized3dCore:
         """Return the core for movies with ``in_channels`` channels."""

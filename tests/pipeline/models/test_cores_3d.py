@@ -1,0 +1,232 @@
+"""Space-time cores, and what every core that is not a stack of 2-D convolutions must do too."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.analysis.readouts import readout_properties
+from pipeline.datasets.info import ScanInfo
+from pipeline.errors import ConfigurationError
+from pipeline.models import FullGaussian2d, Network, build_encoder
+from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d
+from pipeline.models.cores.geometry import Stack
+from pipeline.models.regularization import spatial_laplace, temporal_laplace
+
+SMALL = {"hidden_channels": (4, 3), "input_kernel": (4, 5, 3), "hidden_kernel": (3, 3, 3)}
+APART = {"strides": (2, 1), "spatial_dilations": (1, 2), "temporal_dilations": (2, 3)}
+LAYERS = {"hidden_channels": (4, 3), "spatial_kernels": (5, 3), "temporal_kernels": (4, 3)}
+LOCAL = [
+    Basic3d(**SMALL),
+    Basic3d(**SMALL, **APART),
+    Basic3d(**SMALL | {"input_kernel": (3, 4, 2)}, padding=False, batch_norm=False, spatial_dilations=(2, 1)),
+    Basic3d(hidden_channels=(3,), input_kernel=(5, 3, 3), strides=(3,), final_nonlinearity=False),
+    Factorized3d(**LAYERS, **APART),
+    Factorized3d(**LAYERS | {"spatial_kernels": (4, 3)}, padding=False, strides=(2,), spatial_dilations=(1, 3)),
+]
+KINDS: list[CoreConfiguration] = [*LOCAL]
+SIZES = [(24, 31), (25, 30)]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind()}-{kind.hash()[:4]}")
+
+
+def built(kind: CoreConfiguration, channels: int = 3) -> Core:
+    """A core that is far from its fresh state, statistics of the normalisation included."""
+    torch.manual_seed(0)
+    core = kind.build(channels)
+    with torch.no_grad():
+        for module in core.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+        for parameter in core.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return core
+
+
+def movie(time: int, height: int = 24, width: int = 31, batch: int = 2) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randn(batch, 3, time, height, width)
+
+
+@every_kind
+@pytest.mark.parametrize("size", SIZES)
+def test_output_has_the_announced_shape(kind: CoreConfiguration, size: tuple[int, int]) -> None:
+    core = built(kind)
+    time = core.lost_frames + 3
+    assert core(movie(time, *size)).shape == (2, core.out_channels, 3, *core.out_size(*size))
+
+
+@every_kind
+def test_output_frame_sees_its_own_and_the_lost_frames_before(kind: CoreConfiguration) -> None:
+    core = built(kind).eval()
+    shown = movie(core.lost_frames + 4, batch=1)
+    with torch.no_grad():
+        before = core(shown)
+        seen: list[set[int]] = [set() for _ in range(4)]
+        for frame in range(shown.shape[2]):
+            other = shown.clone()
+            other[:, :, frame] *= -1.5
+            changed = (core(other) - before).abs().amax(dim=(0, 1, 3, 4)) > 1e-6
+            for k in torch.nonzero(changed).flatten().tolist():
+                seen[k].add(frame)
+    for k, frames in enumerate(seen):
+        assert (min(frames), max(frames)) == (k, k + core.lost_frames)
+
+
+@every_kind
+def test_every_parameter_gets_a_gradient_in_training(kind: CoreConfiguration) -> None:
+    core = built(kind)
+    features = core(movie(core.lost_frames + 3))
+    (features * torch.randn_like(features)).square().sum().backward()
+    assert [name for name, p in core.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@every_kind
+def test_saved_and_loaded_cores_give_the_same_features_each_time(kind: CoreConfiguration) -> None:
+    core = built(kind).eval()
+    shown = movie(core.lost_frames + 2)
+    other = kind.build(3)
+    other.load_state_dict(core.state_dict())
+    other.eval()
+    with torch.no_grad():
+        before = core(shown)
+        assert torch.equal(core(shown), before)
+        assert torch.equal(other(shown), before)
+        torch.testing.assert_close(core(shown[1:]), before[1:], rtol=1e-4, atol=1e-5)  # nothing passes between movies
+
+
+@every_kind
+def test_features_are_nearly_the_same_in_half_precision(kind: CoreConfiguration) -> None:
+    core = built(kind).eval()
+    shown = movie(core.lost_frames + 2)
+    with torch.no_grad():
+        exact = core(shown)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = core(shown)
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), dim=0) > 0.995
+
+
+@every_kind
+def test_cores_compile_in_one_piece(kind: CoreConfiguration) -> None:
+    core = built(kind).eval()
+    shown = movie(core.lost_frames + 2)
+    torch._dynamo.reset()
+    compiled = torch.compile(core, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(shown), core(shown))
+
+
+@pytest.mark.parametrize("kind", LOCAL, ids=lambda kind: f"{kind.kind()}-{kind.hash()[:4]}")
+def test_places_are_centred_on_the_pixels_that_they_see(kind: CoreConfiguration) -> None:
+    core = built(kind).eval()
+    height, width = 48, 45
+    shown = movie(core.lost_frames + 1, height, width, batch=1).requires_grad_()
+    features = core(shown)
+    rows, columns = core.out_size(height, width)
+    row, column = rows // 2, columns // 2
+    (seen,) = torch.autograd.grad(features[0, :, 0, row, column].square().sum(), shown)
+    pixels = torch.nonzero(seen.abs().amax(dim=(0, 1, 2)))
+    first = torch.tensor(core.first_place(height, width))
+    found = (pixels.amin(dim=0) + pixels.amax(dim=0)) / 2
+    torch.testing.assert_close(found, first + core.pitch * torch.tensor([row, column]))
+
+
+@pytest.mark.parametrize("padding", [True, False])
+def test_readouts_find_their_pixels_through_strides(padding: bool) -> None:
+    pixels = ((12.0, 8.0), (17.5, 13.25))
+    scan = ScanInfo((1, 2), (3, 24, 31), (0.5, 1.0), field_centers=pixels)
+    network = Network(
+        core=Basic3d(**SMALL, strides=(2, 1), padding=padding),
+        readout=FullGaussian2d(init_positions="triggered_average"),
+    )
+    found = readout_properties(build_encoder(network, {"a": scan}, seed=0), "a", scan).positions
+    torch.testing.assert_close(torch.from_numpy(found).float(), torch.tensor(pixels))
+
+
+def test_stack_by_hand() -> None:
+    """5 taps in steps of 2, then 3 taps that are 2 apart: they see 13 of 20 pixels, from 4 places."""
+    stack = Stack(kernels=(5, 3), strides=(2, 1), dilations=(1, 2), padding=False)
+    assert (stack.pitch, stack.out_size(20), stack.first_place()) == (2, 4, 6.0)
+    assert stack.out_size(12) < 1 <= stack.out_size(13)
+    padded = Stack(kernels=(5, 3), strides=(2, 1), dilations=(1, 2), padding=True)
+    assert (padded.out_size(20), padded.out_size(21), padded.first_place()) == (10, 11, 0.0)
+
+
+def convolved(core: Core, shown: torch.Tensor, weights: list[torch.Tensor], kind: CoreConfiguration) -> torch.Tensor:
+    """The layers of the settings APART by F.conv3d and normalisation by the batch."""
+    for layer, weight in enumerate(weights):
+        gap, lag, stride = kind.spatial_dilations[layer], kind.temporal_dilations[layer], kind.strides[layer]
+        pad = [gap * (side // 2) for side in weight.shape[-2:]]
+        shown = F.conv3d(shown, weight, stride=(1, stride, stride), padding=(0, *pad), dilation=(lag, gap, gap))
+        mean = shown.mean(dim=(0, 2, 3, 4), keepdim=True)
+        variance = shown.var(dim=(0, 2, 3, 4), keepdim=True, correction=0)
+        shown = F.elu((shown - mean) / torch.sqrt(variance + 1e-5))
+    return shown
+
+
+def test_basic_core_equals_convolutions() -> None:
+    kind = Basic3d(**SMALL, **APART)
+    torch.manual_seed(0)
+    core = kind.build(3)
+    weights = [layer.conv.weight for layer in core.layers]
+    shown = movie(core.lost_frames + 5)
+    torch.testing.assert_close(core(shown), convolved(core, shown, weights, kind), rtol=1e-4, atol=1e-4)
+
+
+def test_factorized_core_with_strides_equals_convolutions_with_product_filters() -> None:
+    kind = Factorized3d(**LAYERS, **APART)
+    torch.manual_seed(0)
+    core = kind.build(3)
+    weights = [
+        torch.einsum("ochw,pot->pcthw", layer.spatial.weight, layer.temporal.weight[..., 0])
+        for layer in (core.first, *core.hidden)
+    ]
+    shown = movie(core.lost_frames + 5)
+    torch.testing.assert_close(core(shown), convolved(core, shown, weights, kind), rtol=1e-4, atol=1e-4)
+
+
+def test_final_nonlinearity_can_be_switched_off() -> None:
+    shown = movie(12)
+    off = built(Basic3d(**SMALL, final_nonlinearity=False))
+    on = built(Basic3d(**SMALL))
+    on.load_state_dict(off.state_dict())
+    assert off(shown).min() < -1.5
+    torch.testing.assert_close(on(shown), F.elu(off(shown)))
+
+
+def test_basic_core_penalises_roughness_in_space_and_time_apart() -> None:
+    core = built(Basic3d(**SMALL, gamma_input_spatial=2.0, gamma_input_temporal=3.0), channels=2)
+    weight = core.layers[0].conv.weight
+    terms = core.regularizer()
+    out, channels, time, height, width = weight.shape
+    pictures = weight.permute(0, 1, 2, 3, 4).reshape(out, channels * time, height, width)
+    courses = weight.permute(0, 1, 3, 4, 2).reshape(out, channels * height * width, time, 1)
+    torch.testing.assert_close(terms["core_input_spatial"], 2 * spatial_laplace(pictures))
+    torch.testing.assert_close(terms["core_input_temporal"], 3 * temporal_laplace(courses))
+    with torch.no_grad():  # one tap: the Laplace filter itself, 4 and four times -1, and in time 2 and twice -1
+        weight.zero_()[1, 1, 2, 2, 1] = 5.0
+    terms = core.regularizer()
+    assert math.isclose(terms["core_input_spatial"].item(), 2 * 20, rel_tol=1e-5)
+    assert math.isclose(terms["core_input_temporal"].item(), 3 * 6, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Basic3d, {"hidden_channels": ()}, "hidden_channels is empty"),
+        (Basic3d, {"input_kernel": (3, 3)}, "must have frames, height, width"),
+        (Basic3d, {"hidden_kernel": (3, 4, 3)}, "hidden_kernel: .* even size"),
+        (Basic3d, {"strides": (1, 2, 1)}, "strides: .* one for each of 2"),
+        (Factorized3d, {"temporal_dilations": (1, 2, 1)}, "temporal_dilations: .* one for each of 2"),
+        (Factorized3d, {"spatial_dilations": ()}, "spatial_dilations: .* one for each of 2"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(
+    kind: type[CoreConfiguration], settings: dict, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        kind(**settings)
