@@ -131,8 +131,8 @@ def _ingest(
     from pipeline.recordings import open_recording
 
     degrees = screen_degrees(screen)
-    with out.status("Reading and checking the recording"):
-        source = open_recording(source_format, **location)
+    out.print("[dim]Reading and checking the recording[/dim]")
+    source = open_recording(source_format, **location)
     from populate.ingest import ingest as insert
 
     done = insert(source, subject, session, scan, degrees, validation_fraction, test_fraction, leaks)

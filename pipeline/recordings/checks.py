@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import (
@@ -22,8 +24,16 @@ from pipeline.recordings.base import (
     Trial,
 )
 
+T = TypeVar("T")
+
 NAN_RULES = ("refuse", "exclude", "interpolate")
 """What to do with NaN inside a trial: refuse the recording, exclude the trial, or fill from the samples beside it."""
+
+
+def watched(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+    """Return the items behind a bar of how far reading is, which appears on terminals only and after two seconds."""
+    bar: Iterable[T] = tqdm(items, what, total, leave=False, unit="trial", delay=2, disable=None, dynamic_ncols=True)
+    return bar
 
 
 def require_folder(path: str | Path, what: str) -> Path:
@@ -168,7 +178,7 @@ def sealed(
         digest.update(f"|{unit}".encode())
     named: set[str] | None = None
     read_before = read_before or {}
-    for index, trial in enumerate(recording.trials):
+    for index, trial in enumerate(watched(recording.trials, len(recording.trials), "checking trials")):
         here = f"{where}, trial {trial.trial_idx}"
         _check_trial(recording, trial, index, here)
         digest.update(f"|{trial}".encode())

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Recording, Stimulus, Trace, Trial, TrialValues, hash_pixels
-from pipeline.recordings.checks import ReadBefore, digest_values, sealed
+from pipeline.recordings.checks import ReadBefore, digest_values, sealed, watched
 from pipeline.recordings.trial_folders.folder import (
     TrialFolder,
     our_tier,
@@ -134,7 +134,7 @@ def sample_times(trial: Trial, n_samples: int) -> np.ndarray:
 def in_threads(work: Callable[[int], T], n_trials: int) -> list[T]:
     """Return ``work(index)`` of every file; reading and hashing wait for the disk and leave the interpreter free."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(work, range(n_trials)))
+        return list(watched(pool.map(work, range(n_trials)), n_trials, "reading trials"))
 
 
 def withheld_tiers(folder: TrialFolder, is_silent: Callable[[int], bool], remedy: str = "") -> frozenset[str]:
