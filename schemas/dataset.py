@@ -249,8 +249,12 @@ def _unit_table(scan: Key) -> UnitTable:
     scan = {name: scan[name] for name in recording.Scan().primary_key}
     areas = {row["unit_id"]: row["brain_area"] for row in (recording.AreaMembership & scan).to_dicts()}
     layers = {row["unit_id"]: row["layer"] for row in (recording.LayerMembership & scan).to_dicts()}
+    rows = (recording.UnitPosition & scan).to_dicts()
+    places = {row["unit_id"]: (row["unit_x"], row["unit_y"], row["unit_z"]) for row in rows}
     ids = [int(i) for i in (recording.Scan.Unit & scan).to_arrays("unit_id", order_by="unit_id")]
-    return UnitTable(ids, [areas.get(i) for i in ids], [layers.get(i) for i in ids])
+    return UnitTable(
+        ids, [areas.get(i) for i in ids], [layers.get(i) for i in ids], [places.get(i) for i in ids] if places else ()
+    )
 
 
 def fitting() -> dj.expression.QueryExpression:

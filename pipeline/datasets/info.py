@@ -35,6 +35,8 @@ class ScanInfo:
     plane_means : tuple of float
         For each plane that follows the pixels in the input's channels (behaviour, pupil position, light) its training
         mean, normalised.
+    unit_positions : tuple of (float, float, float) or None
+        x, y and z of each unit in the tissue (um); None unless they are known for all units.
     """
 
     unit_ids: tuple[int, ...]
@@ -48,6 +50,7 @@ class ScanInfo:
     input_std: float = 1.0
     field_centers: tuple[tuple[float, float], ...] | None = None
     plane_means: tuple[float, ...] = ()
+    unit_positions: tuple[tuple[float, float, float], ...] | None = None
 
     @property
     def n_units(self) -> int:

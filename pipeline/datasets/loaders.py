@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,15 @@ def _open_scan(path: Path, config: DataConfiguration, table: UnitTable | None, d
         )
     trials = choose_trials(config, stored, data_key)
     chosen = choose_units(config, stored, table, data_key)
+    scan: ScanMovies | ScanImages
     if isinstance(config, MovieClips):
-        return ScanMovies(stored, config, chosen, trials)
-    assert isinstance(config, ImageConfiguration)
-    return ScanImages(stored, config, chosen, trials)
+        scan = ScanMovies(stored, config, chosen, trials)
+    else:
+        assert isinstance(config, ImageConfiguration)
+        scan = ScanImages(stored, config, chosen, trials)
+    if table is not None:
+        scan.info = dataclasses.replace(scan.info, unit_positions=table.positions_of(scan.info.unit_ids))
+    return scan
 
 
 def _training_sampler(scan: Scan[Any], batch_size: int, seed: int) -> Sampler[Any]:

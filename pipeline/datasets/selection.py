@@ -89,17 +89,28 @@ class UnitTable:
     unit_id : sequence of int
     brain_area, layer : sequence of str or None
         One entry a unit; None where unknown.
+    position : sequence of tuple or None
+        x, y and z of each unit in the tissue (um); None where unknown. Empty: unknown for all.
     """
 
     unit_id: Sequence[int]
     brain_area: Sequence[str | None]
     layer: Sequence[str | None]
+    position: Sequence[tuple[float, float, float] | None] = ()
 
     def __post_init__(self) -> None:
         if not len(self.unit_id) == len(self.brain_area) == len(self.layer):
             raise DatasetError(
                 f"a table of {len(self.unit_id)} units has {len(self.brain_area)} areas and {len(self.layer)} layers"
             )
+        if self.position and len(self.position) != len(self.unit_id):
+            raise DatasetError(f"a table of {len(self.unit_id)} units has {len(self.position)} positions")
+
+    def positions_of(self, unit_ids: Sequence[int]) -> tuple[tuple[float, float, float], ...] | None:
+        """Return x, y and z (um) of these units, or None unless the positions of all of them are known."""
+        places = dict(zip(self.unit_id, self.position, strict=False))
+        known = [place for unit in unit_ids if (place := places.get(unit)) is not None]
+        return tuple(known) if len(known) == len(unit_ids) else None
 
 
 def choose_units(

@@ -28,6 +28,8 @@ class ReadoutSite:
         (unit, 2), x and y in half maps: where the units' receptive fields are known to lie.
     unit_positions : Tensor or None
         (unit, 3), x, y and z of the units in the tissue (um), where they are known.
+    data_key : str
+        Name of the scan, for messages.
     """
 
     in_channels: int
@@ -36,6 +38,7 @@ class ReadoutSite:
     mean_drive: Tensor
     centers: Tensor | None = None
     unit_positions: Tensor | None = None
+    data_key: str = ""
 
     @property
     def n_units(self) -> int:

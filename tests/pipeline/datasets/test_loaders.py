@@ -81,6 +81,20 @@ def test_units_are_those_of_each_scans_table(movies: Path, images: Path) -> None
         assert torch.equal(batch.responses, all_units.responses[:, [2]])
 
 
+def test_positions_of_units_reach_the_data_information(movies: Path, images: Path) -> None:
+    positions = [(float(i), 2.5, -1.0) for i in range(4)]
+    tables = {
+        "a": UnitTable([104, 103, 102, 101], ["V1", "V1", "LM", "V1"], [None] * 4, positions),
+        "b": UnitTable([101, 102, 103, 104], ["V1"] * 4, [None] * 4, [None, *positions[:3]]),
+    }
+    info = open_loaders({"a": movies, "b": movies}, MovieClips(clip_frames=8, brain_area="V1"), 4, 1, units=tables)[1]
+    assert info["a"].unit_ids == (101, 103, 104)
+    assert info["a"].unit_positions == (positions[3], positions[1], positions[0])
+    assert info["b"].unit_positions is None
+    assert open_loaders({"a": images}, CorrectedAreaLayer(), 4, 1)[1]["a"].unit_positions is None
+    assert data_info_from_json(data_info_to_json(info)) == info
+
+
 def test_seed_and_epoch_decide_the_batches(movies: Path) -> None:
     def epochs(seed: int) -> list[Any]:
         loader = open_loaders({"a": movies}, CLIPS, 4, seed)[0]["train"]["a"]

@@ -61,6 +61,16 @@ def test_areas_that_no_unit_has_are_refused(stored: StoredDataset) -> None:
         choose(stored, None, brain_area="V1")
     with pytest.raises(DatasetError, match="2 units has 1 areas and 2 layers"):
         UnitTable([1, 2], ["V1"], [None, None])
+    with pytest.raises(DatasetError, match="2 units has 1 positions"):
+        UnitTable([1, 2], [None, None], [None, None], [(0.0, 0.0, 0.0)])
+
+
+def test_positions_are_those_of_the_units_asked_for_or_unknown() -> None:
+    table = UnitTable([3, 1, 2], [None] * 3, [None] * 3, [(3.0, 0.5, 1.0), (1.0, 0.0, 1.0), None])
+    assert table.positions_of((1, 3)) == ((1.0, 0.0, 1.0), (3.0, 0.5, 1.0))
+    assert table.positions_of((1, 2)) is None, "one is unknown"
+    assert table.positions_of((1, 7)) is None, "one is not in the table"
+    assert UNITS.positions_of((101,)) is None
 
 
 def test_lists_are_the_same_however_they_are_written() -> None:
