@@ -13,7 +13,7 @@ from pipeline.analysis.readouts import readout_properties
 from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import FullGaussian2d, Network, build_encoder
-from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d
+from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d, GaborEnergy
 from pipeline.models.cores.geometry import Stack
 from pipeline.models.regularization import spatial_laplace, temporal_laplace
 
@@ -27,6 +27,7 @@ LOCAL = [
     Basic3d(hidden_channels=(3,), input_kernel=(5, 3, 3), strides=(3,), final_nonlinearity=False),
     Factorized3d(**LAYERS, **APART),
     Factorized3d(**LAYERS | {"spatial_kernels": (4, 3)}, padding=False, strides=(2,), spatial_dilations=(1, 3)),
+    GaborEnergy(wavelengths=(4, 8), orientations=3, pool=6),
 ]
 KINDS: list[CoreConfiguration] = [*LOCAL]
 SIZES = [(24, 31), (25, 30)]
@@ -78,10 +79,12 @@ def test_output_frame_sees_its_own_and_the_lost_frames_before(kind: CoreConfigur
 
 
 @every_kind
-def test_every_parameter_gets_a_gradient_in_training(kind: CoreConfiguration) -> None:
+def test_every_parameter_and_every_frame_get_a_gradient(kind: CoreConfiguration) -> None:
     core = built(kind)
-    features = core(movie(core.lost_frames + 3))
+    shown = movie(core.lost_frames + 3).requires_grad_()
+    features = core(shown)
     (features * torch.randn_like(features)).square().sum().backward()
+    assert shown.grad is not None and shown.grad.abs().amax(dim=(0, 1, 3, 4)).min() > 0
     assert [name for name, p in core.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
