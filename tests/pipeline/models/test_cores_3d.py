@@ -13,7 +13,7 @@ from pipeline.analysis.readouts import readout_properties
 from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import FullGaussian2d, Network, build_encoder
-from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d, GaborEnergy
+from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d, GaborEnergy, ViT
 from pipeline.models.cores.geometry import Stack
 from pipeline.models.regularization import spatial_laplace, temporal_laplace
 
@@ -29,7 +29,10 @@ LOCAL = [
     Factorized3d(**LAYERS | {"spatial_kernels": (4, 3)}, padding=False, strides=(2,), spatial_dilations=(1, 3)),
     GaborEnergy(wavelengths=(4, 8), orientations=3, pool=6),
 ]
-KINDS: list[CoreConfiguration] = [*LOCAL]
+KINDS: list[CoreConfiguration] = [
+    *LOCAL,
+    ViT(patch=5, stride=3, embedding=12, heads=2, depth=2),
+]
 SIZES = [(24, 31), (25, 30)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind()}-{kind.hash()[:4]}")
 
