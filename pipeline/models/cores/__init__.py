@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.models.cores.base import Core, CoreConfiguration
 from pipeline.models.cores.basic3d import Basic3d
 from pipeline.models.cores.cnn import CNN, FastCNN
+from pipeline.models.cores.depthwise3d import Depthwise3d
 from pipeline.models.cores.factorized3d import Factorized3d
 from pipeline.models.cores.gabor import GaborEnergy
 from pipeline.models.cores.gaussian_laplace import GaussianLaplace, StackedLinearGaussianLaplace
@@ -18,6 +19,7 @@ CORES: tuple[type[CoreConfiguration], ...] = (
     Basic3d,
     CNN,
     FastCNN,
+    Depthwise3d,
     Factorized3d,
     GaborEnergy,
     GaussianLaplace,
@@ -38,6 +40,7 @@ __all__ = [
     "Basic3d",
     "CNN",
     "Dense",
+    "Depthwise3d",
     "Factorized3d",
     "FastCNN",
     "GaborEnergy",

@@ -13,13 +13,15 @@ from pipeline.analysis.readouts import readout_properties
 from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import FullGaussian2d, Network, build_encoder
-from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Factorized3d, GaborEnergy, ViT
+from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Depthwise3d, Factorized3d, GaborEnergy, ViT
+from pipeline.models.cores.depthwise3d import _DropPath, sinusoidal_position
 from pipeline.models.cores.geometry import Stack
 from pipeline.models.regularization import spatial_laplace, temporal_laplace
 
 SMALL = {"hidden_channels": (4, 3), "input_kernel": (4, 5, 3), "hidden_kernel": (3, 3, 3)}
 APART = {"strides": (2, 1), "spatial_dilations": (1, 2), "temporal_dilations": (2, 3)}
 LAYERS = {"hidden_channels": (4, 3), "spatial_kernels": (5, 3), "temporal_kernels": (4, 3)}
+BLOCKS = {"channels": (8, 12), "blocks": (2, 1), "strides": (1, 2), "temporal_kernel": 3, "expansion": 2}
 LOCAL = [
     Basic3d(**SMALL),
     Basic3d(**SMALL, **APART),
@@ -31,6 +33,8 @@ LOCAL = [
 ]
 KINDS: list[CoreConfiguration] = [
     *LOCAL,
+    Depthwise3d(**BLOCKS),
+    Depthwise3d(**BLOCKS | {"strides": (3, 1)}, position=False, pool=True, drop_path=0.0),
     ViT(patch=5, stride=3, embedding=12, heads=2, depth=2),
 ]
 SIZES = [(24, 31), (25, 30)]
@@ -66,15 +70,15 @@ def test_output_has_the_announced_shape(kind: CoreConfiguration, size: tuple[int
 
 @every_kind
 def test_output_frame_sees_its_own_and_the_lost_frames_before(kind: CoreConfiguration) -> None:
-    core = built(kind).eval()
-    shown = movie(core.lost_frames + 4, batch=1)
+    core = built(kind).eval().double()  # so that the least influence shows
+    shown = movie(core.lost_frames + 4, batch=1).double()
     with torch.no_grad():
         before = core(shown)
         seen: list[set[int]] = [set() for _ in range(4)]
         for frame in range(shown.shape[2]):
             other = shown.clone()
             other[:, :, frame] *= -1.5
-            changed = (core(other) - before).abs().amax(dim=(0, 1, 3, 4)) > 1e-6
+            changed = (core(other) - before).abs().amax(dim=(0, 1, 3, 4)) > 1e-13
             for k in torch.nonzero(changed).flatten().tolist():
                 seen[k].add(frame)
     for k, frames in enumerate(seen):
@@ -195,6 +199,55 @@ def test_factorized_core_with_strides_equals_convolutions_with_product_filters()
     torch.testing.assert_close(core(shown), convolved(core, shown, weights, kind), rtol=1e-4, atol=1e-4)
 
 
+def test_depthwise_block_by_hand() -> None:
+    """A block that only projects, behind open gates: what is left of it are its depth-wise filters."""
+    torch.manual_seed(0)
+    kind = Depthwise3d(channels=(3,), blocks=(1,), strides=(2,), expansion=1, temporal_kernel=4, position=False)
+    core = kind.build(3).eval()
+    block = core.blocks[0]
+    shown = movie(9)
+    with torch.no_grad():
+        for part in (core.stem, block.expand, block.project):
+            part[0].weight.copy_(torch.eye(3)[:, :, None, None])
+        block.squeeze_excite.excite.weight.zero_()
+        block.squeeze_excite.excite.bias.fill_(100.0)
+        found = core(shown)
+        space, time = block.spatial[0].weight, block.temporal[0].weight
+        expected = F.conv3d(F.silu(shown), space[:, :, None], stride=(1, 2, 2), padding=(0, 1, 1), groups=3)
+        expected = F.silu(F.conv3d(F.silu(expected), time[..., None], groups=3))
+        shortcut = F.conv3d(shown[:, :, 3:], block.shortcut[0].weight[..., None], stride=(1, 2, 2))
+        torch.testing.assert_close(found, expected + shortcut, rtol=1e-3, atol=1e-4)
+        block.squeeze_excite.excite.bias.fill_(-100.0)  # closed gates leave the shortcut
+        torch.testing.assert_close(core(shown), shortcut, rtol=1e-4, atol=1e-4)
+
+
+def test_squeezed_frames_gate_channels_of_the_same_frame() -> None:
+    core = built(Depthwise3d(**BLOCKS))
+    gate = core.blocks[0].squeeze_excite
+    frames = torch.randn(3, 16, 5, 4)
+    means = frames.mean(dim=(2, 3))
+    squeezed = F.silu(means @ gate.squeeze.weight[:, :, 0, 0].T + gate.squeeze.bias)
+    weights = torch.sigmoid(squeezed @ gate.excite.weight[:, :, 0, 0].T + gate.excite.bias)
+    torch.testing.assert_close(gate(frames), frames * weights[:, :, None, None])
+
+
+def test_dropped_paths_leave_the_shortcut_and_scale_the_others_up() -> None:
+    torch.manual_seed(0)
+    paths = _DropPath(0.25)
+    dropped = paths(torch.ones(4000, 1, 1, 2, 2))
+    assert set(dropped.unique().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+    assert dropped.amax(dim=(1, 2, 3, 4)).equal(dropped.amin(dim=(1, 2, 3, 4)))
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert paths.eval()(dropped) is dropped
+
+
+def test_sinusoidal_positions_by_hand() -> None:
+    code = sinusoidal_position(9, 5, 7, torch.device("cpu"))
+    assert code[:, 3, 4].tolist() == pytest.approx(
+        [wave(place * fast) for place in (3, 4) for wave in (math.sin, math.cos) for fast in (1, 0.01)] + [0.0]
+    )
+
+
 def test_final_nonlinearity_can_be_switched_off() -> None:
     shown = movie(12)
     off = built(Basic3d(**SMALL, final_nonlinearity=False))
@@ -227,6 +280,8 @@ def test_basic_core_penalises_roughness_in_space_and_time_apart() -> None:
         (Basic3d, {"input_kernel": (3, 3)}, "must have frames, height, width"),
         (Basic3d, {"hidden_kernel": (3, 4, 3)}, "hidden_kernel: .* even size"),
         (Basic3d, {"strides": (1, 2, 1)}, "strides: .* one for each of 2"),
+        (Depthwise3d, {"blocks": (2, 1)}, "one value for each group"),
+        (Depthwise3d, {"spatial_kernel": 4}, "even size"),
         (Factorized3d, {"temporal_dilations": (1, 2, 1)}, "temporal_dilations: .* one for each of 2"),
         (Factorized3d, {"spatial_dilations": ()}, "spatial_dilations: .* one for each of 2"),
     ],
