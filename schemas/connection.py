@@ -54,7 +54,7 @@ class Settings:
     prefix : str
         First part of every schema's name on the server (``GENICULATE_PREFIX``).
     data_memory : int
-        Bytes of data that loaders keep in memory (``GENICULATE_DATA_MEMORY``, in GiB).
+        Bytes that loaders may take, kept data and batches together (``GENICULATE_DATA_MEMORY``, in GiB).
     """
 
     home: Path

@@ -277,8 +277,8 @@ def absolute(paths: Mapping[str, str]) -> dict[str, Path]:
 def get_dataloaders(key: Mapping[str, Any], batch_size: int = 8, seed: int = 0, workers: int = 0) -> ScanLoaders:
     """Return the loaders ``{tier: {data_key: loader}}`` of a MultiDataset and DataConfig.
 
-    See `pipeline.datasets.loaders.open_loaders`, which does it. ``GENICULATE_DATA_MEMORY`` (GiB) says how much of the
-    data stays in memory.
+    See `pipeline.datasets.loaders.open_loaders`, which does it. ``GENICULATE_DATA_MEMORY`` (GiB) bounds what loaders
+    take; data beyond it are read when they are needed.
 
     Parameters
     ----------
