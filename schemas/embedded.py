@@ -21,6 +21,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,6 +43,16 @@ SYSTEM_USER = "geniculate"
 _START_SECONDS = 60.0
 _LOCK_SECONDS = 180.0
 _LONGEST_SOCKET_PATH = 100  # Linux allows 107 bytes, macOS 103
+
+
+_AS_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Program that becomes another user and then the command in its arguments: user id, group id, command."""
 
 
 class EmbeddedServerError(GeniculateError):
@@ -382,14 +393,18 @@ def _pg_ctl(pgdata: Path, binaries: Path, *arguments: str) -> subprocess.Complet
 
 def _as_owner(pgdata: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a PostgreSQL program as the owner of the data folder (as root), else as this user."""
-    owner = pgdata.stat()
     environment = {**os.environ, "LC_ALL": "C"}
+    if os.geteuid() == 0:
+        # subprocess can change the user only by a fork that holds the interpreter's lock. Deeplake, once it has read,
+        # waits in each fork for a thread of its own, which may be waiting for that lock: a deadlock.
+        owner = pgdata.stat()
+        command = (sys.executable, "-I", "-S", "-c", _AS_USER, str(owner.st_uid), str(owner.st_gid), *command)
     # Pipes would stay open as long as the server runs; files do not.
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        run = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors, "cwd": pgdata.parent}
-        if os.geteuid() == 0:
-            run |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        done = subprocess.run(command, check=False, text=True, env=environment, **run)  # type: ignore[call-overload]
+        done = subprocess.run(
+            command, check=False, text=True, env=environment, cwd=pgdata.parent, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=errors,
+        )  # fmt: skip
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(done.args, done.returncode, output.read(), errors.read())

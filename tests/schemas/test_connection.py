@@ -115,6 +115,44 @@ def kill(home: Path) -> None:
     assert (home / "pgdata" / "postmaster.pid").exists()
 
 
+RUN_WHILE_READING = """
+import os, threading, time
+from pathlib import Path
+import numpy as np
+from pipeline.datasets.store import StoredDataset, write_dataset
+from schemas import embedded
+folder = Path({folder!r})
+with write_dataset(folder / "dataset") as writer:
+    for i in range(200):
+        writer.add_stimulus(str(i), "images", np.zeros((1, 28, 28), np.uint8))
+        row = dict(trial_idx=i, condition_hash=str(i), tier="train", withheld=0, stimulus_type="")
+        writer.add_trial(row | dict(responses=np.zeros(50, np.float32)))
+stored = StoredDataset(folder / "dataset")
+def read():
+    while True:
+        stored.several("responses", range(200)), stored.stimuli([str(i) for i in range(200)])
+threading.Thread(target=read, daemon=True).start()
+time.sleep(0.2)
+print({embedded._as_owner(folder / "pgdata", {program!r}, "-u").stdout for _ in range(10)}, flush=True)
+os._exit(0)
+"""
+
+
+@as_root
+@pytest.mark.embedded
+def test_programs_run_as_the_owner_while_a_dataset_is_read(tmp_path: Path) -> None:
+    """Deeplake waits in every fork for a thread that may wait for the interpreter's lock, which forking holds."""
+    (tmp_path / "pgdata").mkdir()
+    os.chown(tmp_path / "pgdata", 12345, 12346)
+    code = RUN_WHILE_READING.replace("{folder!r}", repr(str(tmp_path)))
+    process = begin(code.replace("{program!r}", repr(shutil.which("id"))), tmp_path)
+    try:
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert output.strip() == repr({"12345\n"}), errors
+
+
 @pytest.mark.embedded
 def test_starts_again_after_being_killed(fresh_home: Path) -> None:
     run("from schemas.connection import connect; connect().query('CREATE TABLE kept AS SELECT 7 AS n')", fresh_home)
