@@ -137,7 +137,7 @@ def _ingest(
 
     done = insert(source, subject, session, scan, degrees, validation_fraction, test_fraction, leaks)
     what = f"{subject}-{session}-{scan}: {done.n_units} units, {done.n_trials} trials, {done.n_conditions} stimuli"
-    out.print(f"Ingested {what}" if done.is_new else f"Already there, nothing was written: {what}")
+    out.print(f"Ingested {what}" if done.is_new else f"Already there, nothing was written: {what}", soft_wrap=True)
     for sentence in remarks(done, leaks):
         out.print(sentence)
 
