@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.configuration import Configuration
+from pipeline.models.cores.base import to_frames
 
 UnitIndex = Sequence[int] | Tensor | slice
 """Which units to evaluate: positions in the order of the scan's `unit_ids`, or a slice of them."""
@@ -48,12 +49,12 @@ class ReadoutSite:
 
 @dataclass(frozen=True)
 class ReadoutConfiguration(Configuration):
-    """Base of all kinds of readouts."""
+    """Base of all kinds of readouts. Kinds that have places to start from have a setting ``init_positions``."""
 
     @property
     def needs_centers(self) -> bool:
         """Whether the centres of the receptive fields are to be estimated before the readout is built."""
-        return False
+        return getattr(self, "init_positions", "") == "triggered_average"
 
     @abstractmethod
     def build(self, site: ReadoutSite) -> Readout:
@@ -61,9 +62,18 @@ class ReadoutConfiguration(Configuration):
 
 
 class Readout(nn.Module, ABC):
-    """What every readout offers."""
+    """What every readout offers. A kind writes `drive_of_frames`, which sees one frame at a time.
 
-    @abstractmethod
+    Attributes
+    ----------
+    bias : Parameter or None
+        (unit,), starts at the drive of the mean response.
+    """
+
+    def __init__(self, site: ReadoutSite, bias: bool) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(site.mean_drive.clone()) if bias else None
+
     def forward(self, features: Tensor, shift: Tensor | None = None, unit_idx: UnitIndex | None = None) -> Tensor:
         """Return the drive of each unit.
 
@@ -72,7 +82,8 @@ class Readout(nn.Module, ABC):
         features : Tensor
             (batch, channel, time, height, width).
         shift : Tensor, optional
-            (batch, time, 2), added to all positions of a frame, x and y in units of half the feature map.
+            (batch, time, 2), added to all positions of a frame, x and y in units of half the feature map. What is
+            shifted out of the map reads zeros.
         unit_idx : sequence of int, Tensor or slice, optional
             Evaluate only these units.
 
@@ -80,6 +91,26 @@ class Readout(nn.Module, ABC):
         -------
         Tensor
             (batch, unit, time).
+        """
+        batch, _, time, _, _ = features.shape
+        units = slice(None) if unit_idx is None else unit_idx
+        drive = self.drive_of_frames(to_frames(features), None if shift is None else shift.flatten(0, 1), units)
+        if self.bias is not None:
+            drive = drive + self.bias[units]
+        return drive.unflatten(0, (batch, time)).transpose(1, 2)
+
+    @abstractmethod
+    def drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: UnitIndex) -> Tensor:
+        """Return the drive without bias, (frame, unit).
+
+        Parameters
+        ----------
+        frames : Tensor
+            (frame, channel, height, width), channels last in memory.
+        shift : Tensor or None
+            (frame, 2), as in `forward`.
+        units : sequence of int, Tensor or slice
+            Evaluate only these units.
         """
 
     def constrain(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.configuration import setting
+from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
+from pipeline.models.readouts.places import START, at_points, starting_points
 
 
 class FullGaussian2dReadout(Readout):
@@ -20,7 +22,9 @@ class FullGaussian2dReadout(Readout):
     Attributes
     ----------
     mu : Parameter
-        (unit, 2), means in x, y; -1 and 1 are the centres of the outermost pixels.
+        (unit, 2), means in x, y; -1 and 1 are the centres of the outermost pixels. Only without a predictor.
+    mu_transform : Sequential
+        The predictor of the means, and `source_grid`, the buffer (unit, dimension) that it sees.
     sigma : Parameter
         (unit, 2, 2), (unit, 2) or (unit, 1) for a full, uncorrelated or isotropic Gaussian: the matrix (or scale) that
         multiplies standard normal noise.
@@ -34,71 +38,57 @@ class FullGaussian2dReadout(Readout):
     Lurz et al. (2021), Generalization in data-driven models of primary visual cortex, ICLR.
     """
 
+    source_grid: Tensor
+
     def __init__(self, settings: FullGaussian2d, site: ReadoutSite) -> None:
-        super().__init__()
+        super().__init__(site, settings.bias)
         self.settings = settings
         units = site.n_units
         shape = {"full": (units, 2, 2), "uncorrelated": (units, 2), "isotropic": (units, 1)}[settings.gauss_type]
-        start = torch.empty(units, 2).uniform_(-settings.init_mu_range, settings.init_mu_range)
-        self.mu = nn.Parameter(start if site.centers is None else site.centers.clamp(-1, 1))
+        if settings.grid_mean_predictor == "none":
+            self.mu = nn.Parameter(starting_points(site, settings.init_mu_range))
+        else:
+            self.register_buffer("source_grid", _source_grid(site, settings.predictor_input_dimensions))
+            self.mu_transform = _mean_predictor(settings)
         self.sigma = nn.Parameter(torch.empty(shape))
         if settings.gauss_type == "full":
             nn.init.uniform_(self.sigma, -settings.init_sigma, settings.init_sigma)
         else:
             nn.init.constant_(self.sigma, settings.init_sigma)
         self.features = nn.Parameter(torch.full((units, site.in_channels), 1 / site.in_channels))
-        self.bias = nn.Parameter(site.mean_drive.clone()) if settings.bias else None
 
-    def forward(self, features: Tensor, shift: Tensor | None = None, unit_idx: UnitIndex | None = None) -> Tensor:
-        """Return the drive of each unit.
-
-        Parameters
-        ----------
-        features : Tensor
-            (batch, channel, time, height, width).
-        shift : Tensor, optional
-            (batch, time, 2), added to all positions of a frame, x and y in units of half the feature map. A point that
-            is shifted out of the map reads zeros.
-        unit_idx : sequence of int, Tensor or slice, optional
-            Evaluate only these units.
-
-        Returns
-        -------
-        Tensor
-            (batch, unit, time).
-        """
-        batch, channel, time, height, width = features.shape
-        units = slice(None) if unit_idx is None else unit_idx
-        weights = self.features[units]
-        grid = self._points(batch * time, units)
+    def drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: UnitIndex) -> Tensor:
+        """See `Readout.drive_of_frames`."""
+        points = self._points(len(frames), units)
         if shift is not None:
-            grid = grid + shift.reshape(batch * time, 1, 2)
-        frames = features.permute(0, 2, 3, 4, 1).reshape(batch * time, height, width, channel).permute(0, 3, 1, 2)
-        seen = F.grid_sample(frames, grid.unsqueeze(2), align_corners=True).squeeze(3)
-        drive = (seen * weights.t()).sum(dim=1)
-        if self.bias is not None:
-            drive = drive + self.bias[units]
-        return drive.unflatten(0, (batch, time)).transpose(1, 2)
+            points = points + shift[:, None]
+        return (at_points(frames, points) * self.features[units].t()).sum(dim=1)
+
+    def _means(self, units: UnitIndex) -> Tensor:
+        if self.settings.grid_mean_predictor == "none":
+            return self.mu[units].clamp(-1, 1)
+        return self.mu_transform(self.source_grid[units])
 
     def _points(self, frames: int, units: UnitIndex) -> Tensor:
         """Return points (frame, unit, 2) inside the map: sampled for each frame in training, otherwise the means."""
-        mean = self.mu[units]
+        mean = self._means(units)
         if not self.training:
             return mean.clamp(-1, 1).expand(frames, -1, -1)
         noise = torch.randn(frames, *mean.shape, device=mean.device, dtype=mean.dtype)
         sigma = self.sigma[units]
         full = self.settings.gauss_type == "full"
         offsets = (sigma @ noise.unsqueeze(3)).squeeze(3) if full else sigma * noise
-        return (mean.clamp(-1, 1) + offsets).clamp(-1, 1)
+        return (mean + offsets).clamp(-1, 1)
 
     def constrain(self) -> None:
         """Bring means that an optimiser step carried out of the map back to its border."""
-        with torch.no_grad():
-            self.mu.clamp_(-1, 1)
+        if self.settings.grid_mean_predictor == "none":
+            with torch.no_grad():
+                self.mu.clamp_(-1, 1)
 
     def positions(self) -> Tensor:
         """Return where units look, (unit, 2): x, y between -1 and 1, the centres of the outermost pixels."""
-        return self.mu.detach().clamp(-1, 1)
+        return self._means(slice(None)).detach().clamp(-1, 1)
 
     def position_spread(self) -> Tensor:
         """Return the standard deviation of the sampled positions in x and y, (unit, 2), before clamping to the map."""
@@ -116,14 +106,41 @@ class FullGaussian2dReadout(Readout):
         return {"readout": self.settings.gamma_readout * self.features.abs().sum()}
 
 
+def _source_grid(site: ReadoutSite, dimensions: int) -> Tensor:
+    """Return the units' positions, centred and divided by their largest coordinate, (unit, dimension)."""
+    if site.unit_positions is None:
+        raise ConfigurationError(
+            f"{FullGaussian2d.kind()}.grid_mean_predictor: not all units of {site.data_key or 'the scan'} have a "
+            "position in the tissue: enter them in UnitPosition (geniculate annotate), or set it to 'none'"
+        )
+    centred = site.unit_positions[:, :dimensions].float()
+    centred = centred - centred.mean(dim=0)
+    extent = centred.abs().max()
+    return centred / extent if extent > 0 else centred  # one unit alone lies at the origin
+
+
+def _mean_predictor(settings: FullGaussian2d) -> nn.Sequential:
+    """Return the network from places in the tissue to means, layer by layer as neuralpredictors has it."""
+    hidden = settings.predictor_hidden_layers
+    widths = [settings.predictor_input_dimensions, *[settings.predictor_hidden_features] * hidden, 2]
+    layers: list[nn.Module] = []
+    for width, following in itertools.pairwise(widths):
+        layers += [nn.Linear(width, following), nn.ELU()]
+    return nn.Sequential(*layers[:-1], *([nn.Tanh()] if settings.predictor_final_tanh else []))
+
+
 @dataclass(frozen=True)
 class FullGaussian2d(ReadoutConfiguration):
-    """A point readout whose position is learned as a Gaussian: sampled while training, its mean otherwise."""
+    """A point readout whose position is learned as a Gaussian: sampled while training, its mean otherwise.
+
+    With ``grid_mean_predictor='cortex'``, the means of all units come from one small network that sees where the units
+    lie in the tissue, so that retinotopy helps to find them (Lurz et al. 2021).
+    """
 
     init_positions: str = setting(
         "random",
         "where means start: at random, or at the peak of each unit's response-triggered average",
-        choices=("random", "triggered_average"),
+        choices=START,
     )
     init_mu_range: float = setting(0.3, "means start uniformly within plus or minus this", unit="half maps", gt=0, le=1)
     init_sigma: float = setting(
@@ -132,12 +149,31 @@ class FullGaussian2d(ReadoutConfiguration):
     gauss_type: str = setting("isotropic", "shape of the Gaussian", choices=("full", "uncorrelated", "isotropic"))
     gamma_readout: float = setting(0.0076, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")
+    grid_mean_predictor: str = setting(
+        "none",
+        "what means come from: each is learned, or a network sees places in the tissue",
+        choices=("none", "cortex"),
+    )
+    predictor_input_dimensions: int = setting(2, "coordinates that it sees: x, y or x, y, z", ge=1, le=3)
+    predictor_hidden_layers: int = setting(1, "hidden layers of the network; 0 for a linear map", ge=0)
+    predictor_hidden_features: int = setting(30, "width of its hidden layers", ge=1)
+    predictor_final_tanh: bool = setting(True, "a tanh at its end, which keeps means inside the map")
 
-    @property
-    def needs_centers(self) -> bool:
-        """Whether means start at the peak of the response-triggered average."""
-        return self.init_positions == "triggered_average"
+    def __post_init__(self) -> None:
+        """Refuse two sources of the means."""
+        super().__post_init__()
+        if self.needs_centers and self.grid_mean_predictor != "none":
+            raise ConfigurationError(
+                f"{self.kind()}: means cannot start at the triggered average and come from a network: "
+                "set init_positions to 'random' or grid_mean_predictor to 'none'"
+            )
 
     def build(self, site: ReadoutSite) -> FullGaussian2dReadout:
-        """Return the readout of one scan."""
+        """Return the readout of one scan.
+
+        Raises
+        ------
+        ConfigurationError
+            If a network is to predict the means, but the positions of the units are not known.
+        """
         return FullGaussian2dReadout(self, site)
