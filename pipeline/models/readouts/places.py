@@ -84,7 +84,8 @@ def centroid(mask: Tensor) -> Tensor:
     mask : Tensor
         (unit, height, width).
     """
-    return torch.einsum("uhw,hwd->ud", _share(mask), pixel_places(*mask.shape[1:]).to(mask))
+    mean = torch.einsum("uhw,hwd->ud", _share(mask), pixel_places(*mask.shape[1:]).to(mask))
+    return mean.clamp(-1, 1)  # rounding may carry a mask of one pixel beyond the border
 
 
 def spread(mask: Tensor) -> Tensor:

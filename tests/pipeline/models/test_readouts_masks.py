@@ -163,7 +163,7 @@ def test_attention_without_places_equals_neuralpredictors(kernel: int) -> None:
     for t in range(TIME):
         torch.testing.assert_close(found[..., t], theirs(maps()[:, :, t]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.regularizer()["readout"], 0.3 * theirs.feature_l1())
-    assert torch.equal(ours.positions(), torch.zeros(UNITS, 2))
+    torch.testing.assert_close(ours.positions(), torch.zeros(UNITS, 2))
 
 
 def test_attention_to_one_place_reads_that_place() -> None:
