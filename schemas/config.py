@@ -16,6 +16,7 @@ from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS
 from pipeline.models.encoder import Network
 from pipeline.models.nonlinearities import NONLINEARITIES
+from pipeline.presets import preset
 from pipeline.training import TRAINERS
 from schemas.connection import schema as open_schema
 from schemas.typed import ConfigurationTable, Key, configured_by
@@ -148,3 +149,23 @@ class TrainConfig(ConfigurationTable):
 @configured_by("mei", *MEI_KINDS)
 class MEIConfig(ConfigurationTable):
     """How most exciting inputs are found."""
+
+
+def add_preset(name: str) -> Key:
+    """Add the network, data and trainer of a published model, and return their keys in one mapping.
+
+    Parameters
+    ----------
+    name : str
+        Of `pipeline.presets.PRESETS`, such as 'lurz2020'.
+
+    Examples
+    --------
+    >>> model.ModelSelection.fill({"group_id": 1}, add_preset("lurz2020"), {"seed": 1009})  # doctest: +SKIP
+    """
+    published = preset(name)
+    return {
+        **NetworkConfig.add(published.network),
+        **DataConfig.add(published.data),
+        **TrainConfig.add(published.train),
+    }

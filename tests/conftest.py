@@ -237,3 +237,27 @@ def trained(group: Key, network: Key) -> Key:
     model.ModelSelection.fill(key)
     model.Model.populate(key)
     return key
+
+
+@pytest.fixture(scope="session")
+def stored_images(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    """The Dataset of a scan of 30 still images and 4 units in V1, layer 2/3."""
+    import numpy as np
+
+    from pipeline.recordings import Recording
+    from populate.ingest import ingest
+    from schemas import config, dataset
+
+    rng = np.random.default_rng(8)
+    source = Recording.from_arrays(
+        str(tmp_path_factory.mktemp("images") / "recording"),
+        images=rng.integers(0, 256, (30, 18, 32), dtype=np.uint8),
+        responses=rng.poisson(3.0, (30, 4)).astype(float),
+        durations=np.full(30, 0.5),
+        areas=["V1"] * 4,
+        layers=["L2/3"] * 4,
+    )
+    (preprocessing,) = config.PreprocessingConfig.Image.fill(height=18, width=32)
+    key = {**ingest(source, "still", 1, 1).key, **preprocessing}
+    dataset.Dataset.populate(key)
+    return key

@@ -1,0 +1,197 @@
+"""Published models by name: what was trained, on which data, by which trainer.
+
+Settings are those of the publications or of their code. Three things differ on purpose: batch normalisation carries the
+only bias of a layer, a modulator's gain may fall below 1, and the Sensorium 2023 recurrent baseline has no penalty on
+its hidden layers, whose published weight of 500,000 outweighs the data before anything is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pipeline.datasets.clips import MovieClips
+from pipeline.datasets.images import CorrectedAreaLayer
+from pipeline.datasets.selection import DataConfiguration
+from pipeline.errors import ConfigurationError
+from pipeline.models import MLP, ConvGRU, MLPGain, Network
+from pipeline.models.cores import CNN, Dense, Factorized3d, GaussianLaplace, RotationEquivariant2d, Stacked2d
+from pipeline.models.readouts import FullGaussian2d, FullyConnected, SpatialTransformerPyramid2d
+from pipeline.training.settings import Default
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model.
+
+    Attributes
+    ----------
+    network : Network
+    data : DataConfiguration
+        Which signals the model sees, and how they are normalised.
+    train : Default
+        Its trainer.
+    source : str
+        Where the settings come from.
+    """
+
+    network: Network
+    data: DataConfiguration
+    train: Default
+    source: str
+
+
+_LURZ_READOUT = FullGaussian2d(
+    init_mu_range=0.3,
+    init_sigma=0.1,
+    gauss_type="full",
+    gamma_readout=0.0076,
+    grid_mean_predictor="cortex",
+    predictor_hidden_layers=0,
+)
+_SENSORIUM_READOUT = FullGaussian2d(
+    init_mu_range=0.3,
+    init_sigma=0.1,
+    gauss_type="full",
+    gamma_readout=0.0076,
+    grid_mean_predictor="cortex",
+    predictor_hidden_layers=1,
+)
+_MOVIE_READOUT = FullGaussian2d(init_mu_range=0.2, init_sigma=1.0, gauss_type="full", gamma_readout=0.0)
+_PIXELS_ONLY = CorrectedAreaLayer(behavior="none", pupil="none", opto="none")
+_BEHAVIOR_CHANNELS = MovieClips(clip_frames=80, behavior="channels", opto="none")
+
+
+def _lurz_core(layers: int = 4, linear: bool = False) -> Stacked2d:
+    return Stacked2d(
+        hidden_channels=64,
+        input_kern=9,
+        hidden_kern=7,
+        layers=layers,
+        gamma_input=6.3831,
+        depth_separable=True,
+        momentum=0.9,
+        linear=linear,
+    )
+
+
+def _trainer(batch_size: int, lr_init: float = 0.005, lr_decay_steps: int = 3, optimizer: str = "adam") -> Default:
+    return Default(batch_size=batch_size, lr_init=lr_init, lr_decay_steps=lr_decay_steps, optimizer=optimizer)
+
+
+_LURZ = "Lurz et al. 2021, ICLR"
+_LVIV = "tutorial of the Lviv summer school on system identification"
+_SENSORIUM = "Willeke et al. 2022, Sensorium competition"
+_DYNAMIC = "Turishcheva et al. 2024, dynamic Sensorium competition"
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "lurz2020": Preset(Network(_lurz_core(), readout=_LURZ_READOUT), _PIXELS_ONLY, _trainer(64), _LURZ),
+        "lurz2020_linear": Preset(
+            Network(_lurz_core(linear=True), readout=_LURZ_READOUT), _PIXELS_ONLY, _trainer(64), _LURZ
+        ),
+        "lviv_ln": Preset(Network(Dense(), readout=FullyConnected()), _PIXELS_ONLY, _trainer(64), _LVIV),
+        "lviv_cnn": Preset(Network(CNN(), readout=FullyConnected()), _PIXELS_ONLY, _trainer(64), _LVIV),
+        "sensorium2022": Preset(
+            Network(_lurz_core(), readout=_SENSORIUM_READOUT), _PIXELS_ONLY, _trainer(128, 0.009, 4), _SENSORIUM
+        ),
+        "sensorium2022_ln": Preset(
+            Network(_lurz_core(layers=3, linear=True), readout=_SENSORIUM_READOUT),
+            _PIXELS_ONLY,
+            _trainer(128, 0.009, 4),
+            _SENSORIUM,
+        ),
+        "sensorium2023_gru": Preset(
+            Network(
+                RotationEquivariant2d(
+                    hidden_channels=8,
+                    num_rotations=8,
+                    input_kern=9,
+                    hidden_kern=7,
+                    layers=4,
+                    gamma_input=500.0,
+                    momentum=0.9,
+                ),
+                ConvGRU(hidden_channels=64, input_kernel=9, recurrent_kernel=9),
+                _MOVIE_READOUT,
+                MLP(hidden_channels=5, layers=3),
+            ),
+            _BEHAVIOR_CHANNELS,
+            _trainer(8, optimizer="adamw"),
+            _DYNAMIC,
+        ),
+        "sensorium2023_factorized": Preset(
+            Network(
+                Factorized3d(
+                    hidden_channels=(32, 64, 128),
+                    spatial_kernels=(11, 5, 5),
+                    temporal_kernels=(11, 5, 5),
+                    gamma_input_spatial=10.0,
+                    gamma_input_temporal=0.01,
+                    momentum=0.7,
+                    padding=False,
+                ),
+                readout=_MOVIE_READOUT,
+                shifter=MLP(hidden_channels=5, layers=3),
+            ),
+            _BEHAVIOR_CHANNELS,
+            _trainer(8, optimizer="adamw"),
+            _DYNAMIC,
+        ),
+        "staticnet": Preset(
+            Network(
+                GaussianLaplace(
+                    hidden_channels=32,
+                    input_kern=15,
+                    hidden_kern=7,
+                    layers=3,
+                    gamma_hidden=0.1,
+                    gamma_input=50.0,
+                    skip=3,
+                ),
+                readout=SpatialTransformerPyramid2d(scale_n=5, downsample=True, gamma_readout=1.0),
+                shifter=MLP(hidden_channels=5, layers=3),
+                modulator=MLPGain(hidden_channels=10, layers=2),
+            ),
+            CorrectedAreaLayer(opto="none"),
+            Default(
+                batch_size=125,
+                optimizer="adam",
+                lr_init=0.005,
+                average_loss=True,
+                scale_loss=False,
+                patience=10,
+                lr_decay_steps=2,
+                lr_decay_factor=0.2,  # the second stage has 0.001
+                max_epochs=500,
+            ),
+            "Walker et al. 2019, Nature Neuroscience",
+        ),
+        "thesis_gru": Preset(
+            Network(
+                Stacked2d(hidden_channels=32, input_kern=7, hidden_kern=5, layers=3, gamma_input=500.0, momentum=0.9),
+                ConvGRU(hidden_channels=32, input_kernel=7, recurrent_kernel=7),
+                _MOVIE_READOUT,
+                MLP(hidden_channels=5, layers=3),
+            ),
+            MovieClips(clip_frames=80),
+            _trainer(8, optimizer="adamw"),
+            "dLGN thesis, its convolutional recurrent model",
+        ),
+    }
+)
+"""By name."""
+
+
+def preset(name: str) -> Preset:
+    """Return a published model.
+
+    Raises
+    ------
+    ConfigurationError
+        If no preset has this name.
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"there is no preset {name!r}: there are {', '.join(PRESETS)}")
+    return PRESETS[name]
