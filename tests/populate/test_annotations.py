@@ -49,6 +49,18 @@ def test_a_table_is_entered_and_the_same_again_is_nothing_new(fresh: Key, tmp_pa
     assert known(fresh)[1] == {1: "core", 3: "shell", 4: "4"}
 
 
+def test_positions_reach_the_table_of_units_that_loaders_see(fresh: Key, tmp_path: Path) -> None:
+    from populate.annotations import annotate_from_csv
+    from schemas.dataset import _unit_table
+
+    assert _unit_table(fresh).positions_of([1]) is None
+    (tmp_path / "units.csv").write_text(TABLE)
+    annotate_from_csv(fresh, tmp_path / "units.csv")
+    table = _unit_table(fresh)
+    assert table.positions_of([4, 1]) == ((0.0, 0.0, 0.0), (1.5, -2.0, 300.0))
+    assert table.positions_of([1, 2]) is None
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
