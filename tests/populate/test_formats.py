@@ -18,18 +18,9 @@ from pipeline.datasets.preprocessing import Image, Movie
 from pipeline.models import FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter, Stacked2d
 from pipeline.recordings import Recording, Trial, open_recording
 from populate.cli import app
-from tests.pipeline.recordings.write_every_format import (
-    ARRAYS,
-    EXPERANTO,
-    IMAGES,
-    SENSORIUM2023,
-    Example,
-    binned,
-    bins_of,
-    draw,
-    picture,
-    usable,
-)
+from tests.pipeline.recordings.example import Example, binned, bins_of, usable
+from tests.pipeline.recordings.write_image_formats import ARRAYS, IMAGES, SENSORIUM2023, draw, picture
+from tests.pipeline.recordings.write_movie_formats import EXPERANTO
 from tests.populate.test_report_page import Page
 
 pytestmark = pytest.mark.database

@@ -20,7 +20,8 @@ from pipeline.datasets.selection import WITHHELD
 from pipeline.datasets.store import StoredDataset
 from pipeline.errors import RecordingError
 from pipeline.recordings import FORMATS, TIERS, Recording, Trial, assign_tiers, open_recording
-from tests.pipeline.recordings.write_every_format import EXAMPLES, Example, binned, bins_of, usable
+from tests.pipeline.recordings.example import Example, binned, bins_of, usable
+from tests.pipeline.recordings.write_every_format import EXAMPLES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:hdmf.*"),
