@@ -32,7 +32,9 @@ class CNNCore(Core):
 
     def forward(self, videos: Tensor) -> Tensor:
         """See `Core.forward`."""
-        return to_videos(self.layers(self.pool(to_frames(videos))), batch=videos.shape[0])
+        # Pooled plane by plane: behind one channel, PyTorch's pooling in the channels-last format is slow.
+        pooled = self.pool(videos.flatten(0, 2)).unflatten(0, videos.shape[:3])
+        return to_videos(self.layers(to_frames(pooled)), batch=videos.shape[0])
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
@@ -115,12 +117,14 @@ class CNN(CoreConfiguration):
 
 @dataclass(frozen=True)
 class FastCNN(CNN):
-    """A small `CNN` on averaged pixels: with a fully connected readout it trains about as fast as a linear model.
+    """One layer of strided filters on averaged pixels: with a fully connected readout, about as fast as a linear model.
 
-    Its maps are smaller than the frame, so that the readout saves what the convolutions cost.
+    Its maps are much smaller than the frame, so that the readout saves what the convolution costs: on one core of a CPU
+    a training step on frames of 36 x 64 px for 100 units takes about as long as with `Dense`.
     """
 
-    hidden_channels: tuple[int, ...] = setting((8, 16), "channels of each layer", ge=1)
-    kernels: tuple[int, ...] = setting((5, 3), "side of the filters of each layer", unit="px", ge=1)
-    strides: tuple[int, ...] = setting((2, 1), "steps of the filters, for all layers or each", unit="px", ge=1)
+    hidden_channels: tuple[int, ...] = setting((8,), "channels of each layer", ge=1)
+    kernels: tuple[int, ...] = setting((5,), "side of the filters of each layer", unit="px", ge=1)
+    strides: tuple[int, ...] = setting((4,), "steps of the filters, for all layers or each", unit="px", ge=1)
     pooling: int = setting(2, "side of the squares of pixels that are averaged first", unit="px", ge=1)
+    batch_norm: bool = setting(False, "batch normalisation after each convolution; without it, a bias")
