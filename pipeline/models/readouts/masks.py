@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.configuration import setting
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
@@ -40,9 +41,8 @@ class MaskReadout(Readout):
     def drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: UnitIndex) -> Tensor:
         """See `Readout.drive_of_frames`."""
         require_size(frames, self.size)
-        pixels = moved(frames, shift).flatten(2).transpose(1, 2)
-        seen = self.masks(units).flatten(1) @ pixels
-        return torch.einsum("fuc,uc->fu", seen, self.features[units])
+        pixels = moved(frames, shift).flatten(2).contiguous()  # one large product of matrices instead of one a frame
+        return (F.linear(pixels, self.masks(units).flatten(1)) * self.features[units].t()).sum(dim=1)
 
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""

@@ -48,8 +48,9 @@ class LevelsReadout(Readout):
         points = self.grid[units].clamp(-1, 1).expand(len(frames), -1, -1)
         if shift is not None:
             points = points + shift[:, None]
-        seen = torch.stack([at_points(level, points) for level in self.levels(frames)], dim=1)
-        return (seen * self.features[units].permute(1, 2, 0)).sum(dim=(1, 2))
+        weights = self.features[units].unbind(dim=1)
+        seen = zip(self.levels(frames), weights, strict=True)
+        return torch.stack([(at_points(level, points) * w.t()).sum(dim=1) for level, w in seen]).sum(dim=0)
 
     def constrain(self) -> None:
         """Bring points that an optimiser step carried out of the map back to its border."""
@@ -172,23 +173,18 @@ class SpatialTransformerPyramid2dReadout(LevelsReadout):
             frames = coarse
         return [*levels, frames]
 
-    def _filters(self, channels: int) -> tuple[Tensor, Tensor, int]:
-        column = self.taps[:, None].expand(channels, 1, -1, -1)
-        return column, column.transpose(2, 3), len(self.taps) // 2
+    def _filter(self, channels: int) -> Tensor:
+        return torch.outer(self.taps, self.taps).expand(channels, 1, -1, -1)
 
     def _blurred(self, frames: Tensor) -> Tensor:
         channels, step = frames.shape[1], 2 if self.settings.downsample else 1
-        column, row, pad = self._filters(channels)
-        frames = F.conv2d(frames, column, stride=(step, 1), padding=(pad, 0), groups=channels)
-        return F.conv2d(frames, row, stride=(1, step), padding=(0, pad), groups=channels)
+        return F.conv2d(frames, self._filter(channels), None, step, len(self.taps) // 2, groups=channels)
 
     def _enlarged(self, coarse: Tensor, height: int, width: int) -> Tensor:
         """Put zeros between the pixels and blur, so that the map has its former size and brightness."""
-        channels = coarse.shape[1]
-        column, row, pad = self._filters(channels)
-        odd_h, odd_w = (height + 1) % 2, (width + 1) % 2
-        coarse = F.conv_transpose2d(coarse, column, None, (2, 1), (pad, 0), (odd_h, 0), channels)
-        return 4 * F.conv_transpose2d(coarse, row, None, (1, 2), (0, pad), (0, odd_w), channels)
+        channels, pad = coarse.shape[1], len(self.taps) // 2
+        even = (height + 1) % 2, (width + 1) % 2
+        return 4 * F.conv_transpose2d(coarse, self._filter(channels), None, 2, pad, even, channels)
 
     def level_variances(self) -> Tensor:
         """Return the variance of the blur that each level has gone through before its details are taken, (level,)."""
