@@ -5,14 +5,14 @@ from __future__ import annotations
 from pipeline.configuration import Configuration
 from pipeline.models.cores import CORES, Factorized3d, Stacked2d
 from pipeline.models.encoder import Encoder, Network, build_encoder, encoder_to_bytes, load_encoder
-from pipeline.models.modulators import MLPGain, NoModulator
+from pipeline.models.modulators import History, MLPElu, MLPGain, NoModulator
 from pipeline.models.readouts import READOUTS, FullGaussian2d
 from pipeline.models.recurrent import ConvGRU, NoRecurrence
-from pipeline.models.shifters import MLP, NoShifter
+from pipeline.models.shifters import MLP, NoShifter, StaticAffine2d
 
 RECURRENTS: tuple[type[Configuration], ...] = (NoRecurrence, ConvGRU)
-SHIFTERS: tuple[type[Configuration], ...] = (NoShifter, MLP)
-MODULATORS: tuple[type[Configuration], ...] = (NoModulator, MLPGain)
+SHIFTERS: tuple[type[Configuration], ...] = (NoShifter, MLP, StaticAffine2d)
+MODULATORS: tuple[type[Configuration], ...] = (NoModulator, MLPGain, MLPElu, History)
 
 __all__ = [
     "CORES",
@@ -24,13 +24,16 @@ __all__ = [
     "Encoder",
     "Factorized3d",
     "FullGaussian2d",
+    "History",
     "MLP",
+    "MLPElu",
     "MLPGain",
     "Network",
     "NoModulator",
     "NoRecurrence",
     "NoShifter",
     "Stacked2d",
+    "StaticAffine2d",
     "build_encoder",
     "encoder_to_bytes",
     "load_encoder",

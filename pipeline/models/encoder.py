@@ -15,11 +15,11 @@ from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores import Core, CoreConfiguration, Factorized3d
-from pipeline.models.modulators import MLPGain, MLPGainModulator, NoModulator
+from pipeline.models.modulators import Modulator, ModulatorConfiguration, NoModulator
 from pipeline.models.nonlinearities import output_nonlinearity
 from pipeline.models.readouts import FullGaussian2d, Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.recurrent import ConvGRU, NoRecurrence, Recurrent
-from pipeline.models.shifters import MLP, MLPShifter, NoShifter
+from pipeline.models.shifters import NoShifter, Shifter, ShifterConfiguration
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Network:
     core: CoreConfiguration = field(default_factory=Factorized3d)
     recurrent: NoRecurrence | ConvGRU = field(default_factory=NoRecurrence)
     readout: ReadoutConfiguration = field(default_factory=FullGaussian2d)
-    shifter: NoShifter | MLP = field(default_factory=NoShifter)
-    modulator: NoModulator | MLPGain = field(default_factory=NoModulator)
+    shifter: NoShifter | ShifterConfiguration = field(default_factory=NoShifter)
+    modulator: NoModulator | ModulatorConfiguration = field(default_factory=NoModulator)
     nonlinearity: str = "elu"
 
     def parts(self) -> tuple[Configuration, ...]:
@@ -108,8 +108,8 @@ class Encoder(nn.Module):
         core: Core,
         recurrent: Recurrent,
         readouts: Mapping[str, Readout],
-        shifters: Mapping[str, MLPShifter],
-        modulators: Mapping[str, MLPGainModulator],
+        shifters: Mapping[str, Shifter],
+        modulators: Mapping[str, Modulator],
         nonlinearity: str = "elu",
     ) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Encoder(nn.Module):
             shift = self.shifters[data_key](pupil_center[..., -time:])
         drive = readout(features, shift=shift, unit_idx=unit_idx)
         if behavior is not None and data_key in self.modulators:
-            drive = self.modulators[data_key](drive, behavior[..., -time:], unit_idx=unit_idx)
+            drive = self.modulators[data_key](drive, behavior, unit_idx=unit_idx)
         return self._rate(drive)
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
@@ -277,21 +277,28 @@ def _refuse_small_frames(core: Core, data_key: str, scan: ScanInfo) -> None:
         )
 
 
-def _shifters(kind: NoShifter | MLP, data_info: DataInfo) -> dict[str, MLPShifter]:
+def _shifters(kind: NoShifter | ShifterConfiguration, data_info: DataInfo) -> dict[str, Shifter]:
     if isinstance(kind, NoShifter):
         return {}
-    with_pupil = [data_key for data_key, scan in data_info.items() if scan.mean_pupil_center is not None]
-    if not with_pupil:
+    centers = {data_key: scan.mean_pupil_center for data_key, scan in data_info.items()}
+    shifters = {data_key: kind.build(center) for data_key, center in centers.items() if center is not None}
+    if not shifters:
         raise ConfigurationError(f"no scan has a pupil position: use NoShifter instead of {kind.kind()}")
-    return {data_key: kind.build() for data_key in with_pupil}
+    return shifters
 
 
-def _modulators(kind: NoModulator | MLPGain, data_info: DataInfo) -> dict[str, MLPGainModulator]:
+def _modulators(kind: NoModulator | ModulatorConfiguration, data_info: DataInfo) -> dict[str, Modulator]:
     if isinstance(kind, NoModulator):
         return {}
     with_behavior = {data_key: scan for data_key, scan in data_info.items() if scan.n_behavior}
     if not with_behavior:
         raise ConfigurationError(f"no scan has behaviour: use NoModulator instead of {kind.kind()}")
+    for data_key, scan in with_behavior.items():
+        if kind.needs_movies and scan.frame_rate is None:
+            raise ConfigurationError(
+                f"{data_key!r} has still images, whose behaviour has no past: {kind.kind()} is for movies only, "
+                "use MLPGain instead"
+            )
     return {data_key: kind.build(scan.n_behavior, scan.n_units) for data_key, scan in with_behavior.items()}
 
 
