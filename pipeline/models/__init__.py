@@ -6,7 +6,16 @@ from pipeline.configuration import Configuration
 from pipeline.models.cores import CORES, Factorized3d, Stacked2d
 from pipeline.models.encoder import Encoder, Network, build_encoder, encoder_to_bytes, load_encoder
 from pipeline.models.modulators import History, MLPElu, MLPGain, NoModulator
-from pipeline.models.readouts import READOUTS, FullGaussian2d
+from pipeline.models.readouts import (
+    READOUTS,
+    Attention,
+    FullFactorized2d,
+    FullGaussian2d,
+    FullyConnected,
+    GaussianMask,
+    PointPooled2d,
+    SpatialTransformerPyramid2d,
+)
 from pipeline.models.recurrent import ConvGRU, NoRecurrence
 from pipeline.models.shifters import MLP, NoShifter, StaticAffine2d
 
@@ -15,6 +24,12 @@ SHIFTERS: tuple[type[Configuration], ...] = (NoShifter, MLP, StaticAffine2d)
 MODULATORS: tuple[type[Configuration], ...] = (NoModulator, MLPGain, MLPElu, History)
 
 __all__ = [
+    "SpatialTransformerPyramid2d",
+    "PointPooled2d",
+    "GaussianMask",
+    "FullyConnected",
+    "FullFactorized2d",
+    "Attention",
     "CORES",
     "MODULATORS",
     "READOUTS",
