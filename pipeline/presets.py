@@ -7,6 +7,7 @@ its hidden layers, whose published weight of 500,000 outweighs the data before a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -50,14 +51,7 @@ _LURZ_READOUT = FullGaussian2d(
     grid_mean_predictor="cortex",
     predictor_hidden_layers=0,
 )
-_SENSORIUM_READOUT = FullGaussian2d(
-    init_mu_range=0.3,
-    init_sigma=0.1,
-    gauss_type="full",
-    gamma_readout=0.0076,
-    grid_mean_predictor="cortex",
-    predictor_hidden_layers=1,
-)
+_SENSORIUM_READOUT = dataclasses.replace(_LURZ_READOUT, predictor_hidden_layers=1)
 _MOVIE_READOUT = FullGaussian2d(init_mu_range=0.2, init_sigma=1.0, gauss_type="full", gamma_readout=0.0)
 _PIXELS_ONLY = CorrectedAreaLayer(behavior="none", pupil="none", opto="none")
 _BEHAVIOR_CHANNELS = MovieClips(clip_frames=80, behavior="channels", opto="none")

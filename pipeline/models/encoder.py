@@ -119,7 +119,7 @@ class Encoder(nn.Module):
         self.shifters = PerScan(shifters)
         self.modulators = PerScan(modulators)
         self.nonlinearity = nonlinearity
-        self._rate = output_nonlinearity(nonlinearity).rate
+        self.output = output_nonlinearity(nonlinearity)
 
     @property
     def data_keys(self) -> tuple[str, ...]:
@@ -189,7 +189,8 @@ class Encoder(nn.Module):
         drive = readout(features, shift=shift, unit_idx=unit_idx)
         if behavior is not None and data_key in self.modulators:
             drive = self.modulators[data_key](drive, behavior, unit_idx=unit_idx)
-        return self._rate(drive)
+        rate: Tensor = self.output(drive)
+        return rate
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name."""

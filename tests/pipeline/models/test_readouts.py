@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
-from pipeline.models import MLP, READOUTS, MLPGain, Network, Stacked2d, build_encoder
-from pipeline.models.nonlinearities import NONLINEARITIES
+from pipeline.models import MLP, READOUTS, Network, Stacked2d, build_encoder
 from pipeline.models.readouts import (
     Attention,
     FullFactorized2d,
@@ -216,46 +215,3 @@ def test_encoders_give_readouts_what_they_need(kind: ReadoutConfiguration) -> No
     if getattr(kind, "grid_mean_predictor", "none") == "cortex":
         with pytest.raises(ConfigurationError, match="not all units of a have a position"):
             build_encoder(network, {"a": dataclasses.replace(scan, unit_positions=None)}, seed=1)
-
-
-@pytest.mark.parametrize("name", list(NONLINEARITIES))
-def test_biases_start_where_units_give_their_mean_response(name: str) -> None:
-    means = (0.01, 0.4, 1.0, 7.5)
-    nonlinearity = NONLINEARITIES[name]
-    torch.testing.assert_close(nonlinearity.rate(nonlinearity.drive_of_mean(means)), torch.tensor(means))
-    assert torch.isfinite(nonlinearity.drive_of_mean((0.0,))).all()
-
-
-def test_shifter_starts_at_nearly_no_shift_and_stays_in_range() -> None:
-    shifter = MLP(hidden_channels=4, layers=3, gamma_shifter=2.0).build()
-    pupil = torch.randn(3, 2, 11)
-    shift = shifter(pupil)
-    assert shift.shape == (3, 11, 2)
-    assert 0 < shift.abs().max() < 0.02
-    torch.nn.init.normal_(shifter.layers[-2].weight, std=100.0)
-    assert shifter(pupil).abs().max() <= 1
-    # Frame by frame: the shift of a frame depends on the pupil in that frame only.
-    torch.testing.assert_close(shifter(pupil[..., 4:5]), shifter(pupil)[:, 4:5])
-
-
-def test_shifter_penalty_acts_on_the_weights() -> None:
-    shifter = MLP(hidden_channels=4, layers=2, gamma_shifter=2.0).build()
-    expected = 2 * sum(shifter.layers[i].weight.square().mean() for i in (0, 2))
-    penalty = shifter.regularizer()["shifter"]
-    torch.testing.assert_close(penalty, expected)
-    penalty.backward()
-    assert shifter.layers[0].weight.grad.abs().sum() > 0
-
-
-def test_gain_starts_at_nearly_one_and_can_suppress() -> None:
-    torch.manual_seed(0)
-    modulator = MLPGain(hidden_channels=6, layers=2, gamma_modulator=3.0).build(2, UNITS)
-    behavior, drive = torch.randn(3, 2, 11), torch.randn(3, UNITS, 11)
-    np.testing.assert_allclose(modulator.gain(behavior).detach(), 1, atol=0.02)
-    torch.testing.assert_close(modulator(drive, behavior), drive, rtol=0.02, atol=0)
-    torch.nn.init.normal_(modulator.last.weight, std=2.0)
-    gain = modulator.gain(behavior)
-    assert (gain > 0).all() and (gain < 0.5).any() and (gain > 2).any()
-    torch.testing.assert_close(modulator(drive, behavior), gain * drive)
-    torch.testing.assert_close(modulator.gain(behavior, [5, 0]), gain[:, [5, 0]])
-    assert modulator.regularizer()["modulator"].item() == pytest.approx(3 * modulator.last.weight.abs().mean().item())
