@@ -149,6 +149,7 @@ def test_undefined_scores_are_called_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "nan" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.database
 def test_new_failures_are_told_while_watching_and_old_ones_once(
     scan: dict[str, object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -107,6 +107,7 @@ print(ingest(source, {subject!r}, 1, 1).is_new)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_ingest_the_same_at_once(scan: Key, simulated: Path, together: Any) -> None:
     before = counts()
     code = INGEST.replace("{folder!r}", repr(str(simulated))).replace("{subject!r}", "'twice'")
@@ -398,6 +399,7 @@ print(ingest(source, {subject!r}, 1, 1).is_new)
 """
 
 
+@pytest.mark.slow
 def test_scans_that_share_stimuli_enter_side_by_side(begin: Any, finish: Any) -> None:
     """Both list the same stimuli, in opposite order; a third session holds one from the middle until both wait."""
     from schemas import stimulus
@@ -433,6 +435,7 @@ module.stimulus = type("Tables", (), tables)
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_leaves_nothing(scan: Key, simulated: Path, begin: Any, finish: Any) -> None:
     before = counts()
     code = INGEST.replace("{folder!r}", repr(str(simulated))).replace("{subject!r}", "'killed'")

@@ -51,6 +51,7 @@ def watched(log: Path, pause: float, end: str) -> str:
     return WATCHED.replace("{log!r}", repr(str(log))).replace("{pause!r}", repr(pause)) + end
 
 
+@pytest.mark.slow
 def test_two_processes_compute_no_key_twice(scan: Key, together: Any, tmp_path: Path) -> None:
     from schemas.dataset import Dataset
 
@@ -85,6 +86,7 @@ def busy(begin: Any, tmp_path: Path) -> Iterator[Any]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_keys_of_a_killed_process_are_taken_over(scan: Key, busy: Any) -> None:
     from populate.work import populate_all, release_interrupted
     from schemas.dataset import Dataset
@@ -148,6 +150,7 @@ def test_the_remedy_for_keys_of_a_lost_machine_works(scan: Key) -> None:
     assert "lost-machine (process 1)" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_keys_of_a_stopped_process_return_to_the_queue(told: signal.Signals, scan: Key, busy: Any) -> None:
     from populate.work import populate_all

@@ -141,6 +141,7 @@ Dataset.populate({key!r}, reserve_jobs=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_conversion_leaves_nothing_and_can_be_repeated(scan: Key, begin: Any, finish: Any) -> None:
     from populate.work import populate_all
     from schemas import config
@@ -186,6 +187,7 @@ print(MultiDataset.fill({key!r})["group_id"])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_group(scan: Key, together: Any) -> None:
     from schemas import config
     from schemas.dataset import Dataset, MultiDataset

@@ -150,6 +150,7 @@ model.Model.populate(key, reserve_jobs=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     trained: Key, begin: Any, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

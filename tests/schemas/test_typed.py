@@ -224,6 +224,7 @@ print(len([CoreConfig.add(Stacked2d(hidden_channels=n)) for n in range(500, 540)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_add_the_same_at_once(together: Any) -> None:
     before = counts()
     assert together(ADD, ADD) == ["40", "40"]
