@@ -19,9 +19,11 @@ from pipeline.recordings.base import (
     Responses,
     Source,
     SpikeTimes,
+    Stimulus,
     Trace,
     Traces,
     Trial,
+    hash_pixels,
 )
 
 T = TypeVar("T")
@@ -93,6 +95,19 @@ def require_numbers(values: np.ndarray, shape: Sequence[int | None], where: str)
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise RecordingError(f"{where}: shape {values.shape}, but ({wanted}) is needed")
     return values
+
+
+def unchanged(pixels: np.ndarray, stimulus: Stimulus, where: str) -> np.ndarray:
+    """Return pixels that were read again, (channel, time, height, width), if they still are those of the stimulus.
+
+    Raises
+    ------
+    RecordingError
+        Saying ``where`` they were read, if they are not.
+    """
+    if hash_pixels(pixels, stimulus.frame_rate) != stimulus.condition_hash:
+        raise RecordingError(f"{where} changed since the recording was opened: open the recording again")
+    return pixels
 
 
 def text_array(values: np.ndarray) -> list[str]:

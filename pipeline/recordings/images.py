@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Recording, Stimulus, Trial, TrialValues, Unit, hash_pixels
-from pipeline.recordings.checks import load_array, require_file, require_numbers, sealed
+from pipeline.recordings.checks import load_array, require_file, require_numbers, sealed, unchanged
 from pipeline.recordings.image_files import ImageFiles
 from pipeline.recordings.tiers import tier_called
 
@@ -118,10 +118,7 @@ class ImagesRecording(Recording):
         if condition_hash not in self.stimuli:
             raise RecordingError(f"{self._files.path} has no condition {condition_hash}")
         name = self.stimuli[condition_hash].stimulus_name
-        pixels = self._files.read(name)
-        if hash_pixels(pixels, None) != condition_hash:
-            raise RecordingError(f"{self._files.place(name)} changed since the recording was opened: open it again")
-        return pixels
+        return unchanged(self._files.read(name), self.stimuli[condition_hash], self._files.place(name))
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> TrialValues:
         """Return the response of every unit in one trial; there is nothing around it."""

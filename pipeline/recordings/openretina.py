@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Recording, Stimulus, Traces, Trial, Unit, hash_pixels
-from pipeline.recordings.checks import load_array, require_file, require_numbers, sealed
+from pipeline.recordings.checks import load_array, require_file, require_numbers, sealed, unchanged
 
 _RESPONSES, _BY_TRIAL, _STIMULUS = "responses_", "_by_trial", "stimulus_"
 
@@ -155,11 +155,19 @@ class OpenRetinaRecording(Recording):
         )  # fmt: skip
 
     def frames(self, condition_hash: str) -> np.ndarray:
-        """Return the pixels of one clip, (channel, time, height, width), in the dtype of its movie."""
+        """Return the pixels of one clip, (channel, time, height, width), in the dtype of its movie.
+
+        Raises
+        ------
+        RecordingError
+            If the recording has no such condition, or its movie changed since the recording was opened.
+        """
         if condition_hash not in self._clips:
             raise RecordingError(f"{self._path} has no condition {condition_hash}")
         with self._session() as session:
-            return self._pixels(session, self._clips[condition_hash])
+            pixels = self._pixels(session, self._clips[condition_hash])
+        stimulus = self.stimuli[condition_hash]
+        return unchanged(pixels, stimulus, f"{self._path}: {stimulus.stimulus_name}")
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Traces:
         """Return the responses of all units in one trial, and ``margin`` (s) around it as far as its movie goes."""

@@ -67,7 +67,7 @@ from pipeline.recordings.base import (
     Unit,
     hash_pixels,
 )
-from pipeline.recordings.checks import sealed
+from pipeline.recordings.checks import sealed, unchanged
 from pipeline.recordings.tiers import tier_called
 
 _ROUNDING = 1e-6  # s; far below a sample, far above what adding up sampling intervals loses
@@ -110,10 +110,18 @@ class _ContentRecording(Recording):
         self.source = sealed(self, {"path": str(path)})
 
     def frames(self, condition_hash: str) -> np.ndarray:
-        """Return the pixels of one stimulus, (channel, time, height, width), in the dtype of the arrays."""
+        """Return the pixels of one stimulus, (channel, time, height, width), in the dtype of the arrays.
+
+        Raises
+        ------
+        RecordingError
+            If the recording has no such condition, or its file changed since the recording was opened.
+        """
         if condition_hash not in self._first:
             raise RecordingError(f"{self._path} has no condition {condition_hash}")
-        return np.array(self._pixels(self._first[condition_hash]))
+        stimulus = self.stimuli[condition_hash]
+        pixels = np.array(self._pixels(self._first[condition_hash]))
+        return unchanged(pixels, stimulus, f"{self._path}: {stimulus.stimulus_name}")
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
         """Return the responses of all units in one trial and, where the arrays have them, ``margin`` (s) around it."""

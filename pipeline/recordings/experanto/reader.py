@@ -15,7 +15,7 @@ from pipeline.recordings.base import (
     Trial,
     hash_pixels,
 )
-from pipeline.recordings.checks import require_folder, sealed
+from pipeline.recordings.checks import require_folder, sealed, unchanged
 from pipeline.recordings.clocked import ClockedRecording
 from pipeline.recordings.experanto.modalities import (
     inside,
@@ -128,9 +128,7 @@ class ExperantoRecording(ClockedRecording):
             raise RecordingError(f"{self._path} has no condition {condition_hash}")
         trial, size = self._shown[condition_hash]
         frames = read_pixels(trial) if trial.file else grey(trial, size)
-        if hash_pixels(frames, self.stimuli[condition_hash].frame_rate) != condition_hash:
-            raise RecordingError(f"{trial.file} changed since the recording was opened: open the recording again")
-        return frames
+        return unchanged(frames, self.stimuli[condition_hash], str(trial.file))
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
         """Return the responses in one trial and ``margin`` (s) around it, as far as they were recorded."""

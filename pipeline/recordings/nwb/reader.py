@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Responses, Stimulus, Trial, hash_pixels
-from pipeline.recordings.checks import sealed
+from pipeline.recordings.checks import sealed, unchanged
 from pipeline.recordings.clocked import ClockedRecording
 from pipeline.recordings.nwb.contents import Contents, is_a
 from pipeline.recordings.nwb.responses import (
@@ -127,11 +127,13 @@ class NWBRecording(ClockedRecording):
         Raises
         ------
         RecordingError
-            If the recording has no such condition.
+            If the recording has no such condition, or the file changed since the recording was opened.
         """
         if condition_hash not in self._frames:
             raise RecordingError(f"{self._path} has no condition {condition_hash}")
-        return self._pool.read(self._frames[condition_hash])
+        stimulus = self.stimuli[condition_hash]
+        where = f"{self._path}: {stimulus.stimulus_name}"
+        return unchanged(self._pool.read(self._frames[condition_hash]), stimulus, where)
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
         """Return the responses in one trial and ``margin`` (s) around it, as far as they are known."""

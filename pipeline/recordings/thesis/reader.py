@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import Recording, Responses, SpikeTimes, Stimulus, Trace, Trial, hash_pixels
-from pipeline.recordings.checks import NAN_RULES, require_file, require_folder, sealed
+from pipeline.recordings.checks import NAN_RULES, require_file, require_folder, sealed, unchanged
 from pipeline.recordings.thesis.behavior_table import read_behavior
 from pipeline.recordings.thesis.pooling import pool_presentations, pool_units
 from pipeline.recordings.thesis.responses_table import (
@@ -145,9 +146,8 @@ class ThesisRecording(Recording):
             raise RecordingError(f"{self.source.location['videos']} has no condition {condition_hash}")
         path = self._paths[condition_hash]
         frames, frame_rate = read_video(path)
-        if hash_pixels(frames, frame_rate) != condition_hash:
-            raise RecordingError(f"{path} changed since the recording was opened: open the recording again")
-        return frames
+        stimulus = self.stimuli[condition_hash]
+        return unchanged(frames, dataclasses.replace(stimulus, frame_rate=frame_rate), str(path))
 
     def responses(self, trial_idx: int, margin: float = 0.0) -> Responses:
         """Return spike times or rates (spikes/s) of all units in one trial; nothing is known around it."""

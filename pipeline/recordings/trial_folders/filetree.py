@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import RecordingError
 from pipeline.recordings.base import BEHAVIOR, PUPIL, Recording, Stimulus, Trace, Trial, TrialValues, hash_pixels
-from pipeline.recordings.checks import ReadBefore, digest_values, sealed, watched
+from pipeline.recordings.checks import ReadBefore, digest_values, sealed, unchanged, watched
 from pipeline.recordings.trial_folders.folder import (
     TrialFolder,
     our_tier,
@@ -68,13 +68,8 @@ class TrialFolderRecording(Recording):
         if condition_hash not in self._file_of_condition:
             raise RecordingError(f"{self._folder.path} has no condition {condition_hash}")
         index = self._file_of_condition[condition_hash]
-        pixels = self._pixels(index)
-        if hash_pixels(pixels, self._frame_rate) != condition_hash:
-            raise RecordingError(
-                f"the stimulus of trial {index} in {self._folder.path} changed since the recording was opened: "
-                "open the recording again"
-            )
-        return pixels
+        where = f"the stimulus of trial {index} in {self._folder.path}"
+        return unchanged(self._pixels(index), self.stimuli[condition_hash], where)
 
     def signals(self, trial_idx: int, margin: float = 0.0) -> dict[str, Trace]:
         """Return the behaviour of one trial, sampled evenly: sample i of n at (i + 0.5) / n of its duration."""
