@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.configuration import Configuration
+from pipeline.datasets.batches import Batch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores import Core, CoreConfiguration, Factorized3d
@@ -191,6 +192,11 @@ class Encoder(nn.Module):
             drive = self.modulators[data_key](drive, behavior, unit_idx=unit_idx)
         rate: Tensor = self.output(drive)
         return rate
+
+    def respond(self, batch: Batch, data_key: str, unit_idx: UnitIndex | None = None) -> Tensor:
+        """Predict the responses to a batch from everything that it carries; see `forward`."""
+        prediction: Tensor = self(batch.inputs, data_key, batch.behavior, batch.pupil_center, unit_idx)
+        return prediction
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name."""

@@ -56,7 +56,7 @@ def predict(encoder: Encoder, loader: Iterable[Batch], data_key: str) -> list[tu
     with evaluating(encoder):
         for batch in loader:
             batch = on_device(batch, encoder.device)
-            predictions = encoder(batch.inputs, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
+            predictions = encoder.respond(batch, data_key)
             aligned = batch.responses[..., batch.responses.shape[-1] - predictions.shape[-1] :]
             if predictions.dim() == 2:
                 aligned, predictions = aligned.unsqueeze(2), predictions.unsqueeze(2)

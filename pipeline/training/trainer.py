@@ -171,7 +171,7 @@ class _Training:
     def _loss_terms(self, batch: Batch, data_key: str) -> Tensor:
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(batch.inputs.device.type, dtype=precision, enabled=precision != torch.float32):
-            predictions = self.encoder(batch.inputs, data_key, behavior=batch.behavior, pupil_center=batch.pupil_center)
+            predictions = self.encoder.respond(batch, data_key)
         return self.loss.terms(predictions.float(), batch.responses)
 
     def _scale(self, loader: Loader) -> float:

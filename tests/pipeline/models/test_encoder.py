@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline.datasets.batches import MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import (
@@ -222,3 +223,12 @@ def test_images_are_movies_of_one_frame() -> None:
     assert not torch.allclose(found, encoder(images, "a", unit_idx=[2, 0]), atol=1e-3)
     with pytest.raises(ConfigurationError, match="a movie of 1 frames is too short"):
         build_encoder(Network(), {"a": scan}, seed=0)(images, "a")
+
+
+def test_a_batch_is_answered_from_everything_it_carries(info: DataInfo) -> None:
+    encoder = strong(build_encoder(FULL, info, seed=1)).eval()
+    given = inputs()
+    batch = MovieBatch(given["inputs"], torch.zeros(2, 6, 12), given["behavior"], given["pupil_center"])
+    torch.testing.assert_close(encoder.respond(batch, "one"), encoder(data_key="one", **given))
+    bare = MovieBatch(given["inputs"], torch.zeros(2, 6, 12))
+    torch.testing.assert_close(encoder.respond(bare, "one", [3, 1]), encoder(given["inputs"], "one")[:, [3, 1]])
