@@ -14,6 +14,7 @@ from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.mei.settings import Movie
 from pipeline.models import Encoder
+from pipeline.models.encoder import Signal
 
 GREY_LEVELS = (0.0, 255.0)
 UNITS_AT_ONCE = 64
@@ -136,23 +137,20 @@ class _Ascent:
         self.best = self.movies.clone()
         self.best_response = torch.full((count,), -math.inf)
         self.best_iteration = torch.zeros(count, dtype=torch.long)
-        self._eye = None
-        if settings.eye_position == "training_mean" and scan.mean_pupil_center is not None:
-            self._eye = torch.tensor(scan.mean_pupil_center)[None, :, None].expand(count, -1, frames)
-        self._behavior = None
-        if settings.behavior == "training_mean" and scan.mean_behavior is not None:
-            self._behavior = torch.tensor(scan.mean_behavior)[None, :, None].expand(count, -1, frames)
+        has_eye, has_behavior = scan.mean_pupil_center is not None, scan.mean_behavior is not None
+        self._eye: Signal = "mean" if settings.eye_position == "training_mean" and has_eye else None
+        self._behavior: Signal = "mean" if settings.behavior == "training_mean" and has_behavior else None
 
     def response(self, movies: Tensor) -> Tensor:
         """Return the response of unit i to the last frame of movie i, (unit,)."""
-        return torch.cat([self._respond(movies[part], part) for part in self._parts()])
+        return torch.cat([self._respond(movies[part], self._units[part]) for part in self._parts()])
 
     def response_and_gradient(self) -> tuple[Tensor, Tensor]:
         responses: list[Tensor] = []
         gradients: list[Tensor] = []
         for part in self._parts():
             movies = self.movies[part].detach().requires_grad_(True)
-            response = self._respond(movies, part)
+            response = self._respond(movies, self._units[part])
             gradients += torch.autograd.grad(response.sum(), movies)
             responses.append(response.detach())
         return torch.cat(responses), torch.cat(gradients)
@@ -160,15 +158,15 @@ class _Ascent:
     def _parts(self) -> list[slice]:
         return [slice(first, first + UNITS_AT_ONCE) for first in range(0, len(self._units), UNITS_AT_ONCE)]
 
-    def _respond(self, movies: Tensor, part: slice) -> Tensor:
-        """Return the responses of the units of a part to their own movies."""
+    def _respond(self, movies: Tensor, units: list[int]) -> Tensor:
+        """Return the responses of units to their own movies."""
         count, _, frames, height, width = movies.shape
         responses = self._encoder(
             torch.cat([movies, self._planes.expand(count, -1, frames, height, width)], dim=1),
             self._data_key,
-            behavior=None if self._behavior is None else self._behavior[part],
-            pupil_center=None if self._eye is None else self._eye[part],
-            unit_idx=torch.tensor(self._units[part]),
+            behavior=self._behavior,
+            pupil_center=self._eye,
+            unit_idx=torch.tensor(units),
         )
         return responses[:, :, -1].diagonal()
 

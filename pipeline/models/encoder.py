@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, cast
+from typing import Generic, Literal, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -46,6 +46,9 @@ class Network:
         """Return the kinds in the order of evaluation."""
         return self.core, self.recurrent, self.readout, self.shifter, self.modulator
 
+
+Signal = Tensor | Literal["mean"] | None
+"""Behaviour or eye position: as recorded, its training mean, or not given."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -102,6 +105,8 @@ class Encoder(nn.Module):
         For the data_keys that have one.
     nonlinearity : str
         Name of the output non-linearity.
+    data_info : dict of str to ScanInfo
+        What the encoder was built for, by data_key; no part of the weights.
     """
 
     def __init__(
@@ -111,7 +116,8 @@ class Encoder(nn.Module):
         readouts: Mapping[str, Readout],
         shifters: Mapping[str, Shifter],
         modulators: Mapping[str, Modulator],
-        nonlinearity: str = "elu",
+        nonlinearity: str,
+        data_info: DataInfo,
     ) -> None:
         super().__init__()
         self.core = core
@@ -121,6 +127,7 @@ class Encoder(nn.Module):
         self.modulators = PerScan(modulators)
         self.nonlinearity = nonlinearity
         self.output = output_nonlinearity(nonlinearity)
+        self.data_info = data_info
 
     @property
     def data_keys(self) -> tuple[str, ...]:
@@ -141,8 +148,8 @@ class Encoder(nn.Module):
         self,
         inputs: Tensor,
         data_key: str,
-        behavior: Tensor | None = None,
-        pupil_center: Tensor | None = None,
+        behavior: Signal = None,
+        pupil_center: Signal = None,
         unit_idx: UnitIndex | None = None,
     ) -> Tensor:
         """Predict the responses of one scan's units.
@@ -154,12 +161,12 @@ class Encoder(nn.Module):
             training.
         data_key : str
             The scan.
-        behavior : Tensor, optional
-            (batch, channel, time), or (batch, channel) for images. Without it, gains are 1. Not used if the scan has
-            no modulator.
-        pupil_center : Tensor, optional
-            (batch, 2, time), or (batch, 2) for images. Without it, nothing is shifted. Not used if the scan has no
-            shifter.
+        behavior : Tensor or 'mean', optional
+            (batch, channel, time), or (batch, channel) for images; 'mean': the scan's training mean in every frame.
+            Without it, gains are 1. Not used if the scan has no modulator.
+        pupil_center : Tensor or 'mean', optional
+            (batch, 2, time), or (batch, 2) for images; 'mean': the scan's training mean in every frame. Without it,
+            nothing is shifted. Not used if the scan has no shifter.
         unit_idx : sequence of int, Tensor or slice, optional
             Evaluate only these units.
 
@@ -172,16 +179,18 @@ class Encoder(nn.Module):
         Raises
         ------
         ConfigurationError
-            If the model has no such data_key, or the movie is too short for one prediction.
+            If the model has no such data_key, the movie is too short for one prediction, or a mean is not known.
         """
         if inputs.dim() == 4:
-            behavior, pupil_center = (None if x is None else x.unsqueeze(2) for x in (behavior, pupil_center))
+            behavior, pupil_center = (x.unsqueeze(2) if isinstance(x, Tensor) else x for x in (behavior, pupil_center))
             return self(inputs.unsqueeze(2), data_key, behavior, pupil_center, unit_idx).squeeze(2)
         readout = self.readouts[data_key]
         if inputs.shape[2] <= self.lost_frames:
             raise ConfigurationError(
                 f"a movie of {inputs.shape[2]} frames is too short: this model needs more than {self.lost_frames}"
             )
+        behavior = self._given("behavior", behavior, inputs, data_key)
+        pupil_center = self._given("pupil_center", pupil_center, inputs, data_key)
         features = self.recurrent(self.core(inputs))
         time = features.shape[2]
         shift = None
@@ -192,6 +201,20 @@ class Encoder(nn.Module):
             drive = self.modulators[data_key](drive, behavior, unit_idx=unit_idx)
         rate: Tensor = self.output(drive)
         return rate
+
+    def _given(self, name: str, signal: Signal, inputs: Tensor, data_key: str) -> Tensor | None:
+        """Return a signal as it is or, if asked for, its training mean (batch, channel, time)."""
+        if signal is None or isinstance(signal, Tensor):
+            return signal
+        if signal != "mean":
+            raise ConfigurationError(f"{name} is {signal!r}: give a tensor, 'mean' for the training mean, or None")
+        mean = getattr(self.data_info[data_key], f"mean_{name}")
+        if mean is None:
+            raise ConfigurationError(
+                f"{data_key!r} has no known mean {name}: give a tensor, or None, or load the data with {name}"
+            )
+        batch, _, time, _, _ = inputs.shape
+        return torch.tensor(mean, dtype=inputs.dtype, device=inputs.device)[None, :, None].expand(batch, -1, time)
 
     def respond(self, batch: Batch, data_key: str, unit_idx: UnitIndex | None = None) -> Tensor:
         """Predict the responses to a batch from everything that it carries; see `forward`."""
@@ -246,7 +269,7 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
             readouts[data_key] = network.readout.build(site)
         shifters = _shifters(network.shifter, data_info)
         modulators = _modulators(network.modulator, data_info)
-    return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity)
+    return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity, dict(data_info))
 
 
 def _centers(core: Core, scan: ScanInfo) -> Tensor | None:

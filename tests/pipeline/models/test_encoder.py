@@ -232,3 +232,47 @@ def test_a_batch_is_answered_from_everything_it_carries(info: DataInfo) -> None:
     torch.testing.assert_close(encoder.respond(batch, "one"), encoder(data_key="one", **given))
     bare = MovieBatch(given["inputs"], torch.zeros(2, 6, 12))
     torch.testing.assert_close(encoder.respond(bare, "one", [3, 1]), encoder(given["inputs"], "one")[:, [3, 1]])
+
+
+MEANS = {"behavior": (1.5, -0.5), "pupil_center": (0.3, 2.0)}
+
+
+@pytest.mark.parametrize("names", [("behavior",), ("pupil_center",), ("behavior", "pupil_center")])
+def test_the_training_mean_may_stand_for_behaviour_and_eye_position(names: tuple[str, ...]) -> None:
+    known = scan(n_behavior=2, mean_behavior=MEANS["behavior"], mean_pupil_center=MEANS["pupil_center"])
+    data: DataInfo = {"one": known, "two": dataclasses.replace(known, mean_behavior=(9.0, 9.0))}
+    made = strong(build_encoder(FULL, data, seed=1))
+    encoder = load_encoder(FULL, data, encoder_to_bytes(made))
+    unknown = dataclasses.replace(known, mean_behavior=None)
+    assert build_encoder(FULL, {"one": unknown, "two": unknown}, seed=1).state_dict().keys() == made.state_dict().keys()
+    shown = inputs()["inputs"]
+    written = {name: torch.tensor(MEANS[name])[None, :, None].repeat(2, 1, 12) for name in names}
+    found = encoder(shown, "one", **dict.fromkeys(names, "mean"))
+    torch.testing.assert_close(found, encoder(shown, "one", **written))
+    assert not torch.allclose(found, encoder(shown, "one"), atol=1e-3)
+
+    moved = encoder.to(torch.float64)(shown.double(), "one", **dict.fromkeys(names, "mean"))
+    torch.testing.assert_close(moved.float(), found)
+
+
+def test_the_training_mean_of_images_is_that_of_trials() -> None:
+    known = scan(n_behavior=2, mean_behavior=MEANS["behavior"], mean_pupil_center=MEANS["pupil_center"])
+    network = dataclasses.replace(FULL, core=Stacked2d(hidden_channels=4, layers=2))
+    encoder = strong(build_encoder(network, {"one": known}, seed=1)).eval()
+    images = torch.randn(5, 1, 13, 16)
+    found = encoder(images, "one", behavior="mean", pupil_center="mean")
+    written = {name: torch.tensor(mean).repeat(5, 1) for name, mean in MEANS.items()}
+    torch.testing.assert_close(found, encoder(images, "one", **written))
+    assert found.shape == (5, 6)
+
+
+def test_unknown_means_and_words_are_refused(info: DataInfo) -> None:
+    encoder = build_encoder(FULL, info, seed=1)
+    shown = inputs()["inputs"]
+    with pytest.raises(ConfigurationError, match="'one' has no known mean behavior: give a tensor, or None"):
+        encoder(shown, "one", behavior="mean")
+    with pytest.raises(ConfigurationError, match=r"'scan\.2 forward' has no known mean pupil_center"):
+        encoder(torch.randn(2, 1, 12, 14, 15), "scan.2 forward", pupil_center="mean")
+    for name in ("behavior", "pupil_center"):
+        with pytest.raises(ConfigurationError, match=f"{name} is 'median': give a tensor, 'mean' for"):
+            encoder(shown, "one", **{name: "median"})
