@@ -37,6 +37,9 @@ class ScanInfo:
         mean, normalised.
     unit_positions : tuple of (float, float, float) or None
         x, y and z of each unit in the tissue (um); None unless they are known for all units.
+    match_ids : tuple of int or None, or None
+        Units with the same number, in one scan or in several of the group, are one neuron; None for units without a
+        match, and instead of the tuple if no unit has one.
     """
 
     unit_ids: tuple[int, ...]
@@ -51,6 +54,7 @@ class ScanInfo:
     field_centers: tuple[tuple[float, float], ...] | None = None
     plane_means: tuple[float, ...] = ()
     unit_positions: tuple[tuple[float, float, float], ...] | None = None
+    match_ids: tuple[int | None, ...] | None = None
 
     @property
     def n_units(self) -> int:

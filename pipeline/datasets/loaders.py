@@ -168,7 +168,10 @@ def _open_scan(path: Path, config: DataConfiguration, table: UnitTable | None, d
         assert isinstance(config, ImageConfiguration)
         scan = ScanImages(stored, config, chosen, trials)
     if table is not None:
-        scan.info = dataclasses.replace(scan.info, unit_positions=table.positions_of(scan.info.unit_ids))
+        ids = scan.info.unit_ids
+        scan.info = dataclasses.replace(
+            scan.info, unit_positions=table.positions_of(ids), match_ids=table.matches_of(ids)
+        )
     return scan
 
 

@@ -259,14 +259,17 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
         core = network.core.build(channels)
         recurrent = network.recurrent.build(core.out_channels)
         nonlinearity = output_nonlinearity(network.nonlinearity)
-        readouts = {}
+        sites = {}
         for data_key, scan in data_info.items():
             _refuse_small_frames(core, data_key, scan)
             drive = nonlinearity.drive_of_mean(scan.mean_responses)
             height, width = core.out_size(*scan.input_shape[1:])
             positions = None if scan.unit_positions is None else torch.tensor(scan.unit_positions)
-            site = ReadoutSite(recurrent.out_channels, height, width, drive, _centers(core, scan), positions, data_key)
-            readouts[data_key] = network.readout.build(site)
+            centers = _centers(core, scan)
+            sites[data_key] = ReadoutSite(
+                recurrent.out_channels, height, width, drive, centers, positions, data_key, scan.match_ids
+            )
+        readouts = network.readout.build_all(sites)
         shifters = _shifters(network.shifter, data_info)
         modulators = _modulators(network.modulator, data_info)
     return Encoder(core, recurrent, readouts, shifters, modulators, network.nonlinearity, dict(data_info))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class ReadoutSite:
         (unit, 3), x, y and z of the units in the tissue (um), where they are known.
     data_key : str
         Name of the scan, for messages.
+    match_ids : tuple of int or None, or None
+        Units with the same number, also in other scans, are one neuron; None where a unit's match is not known.
     """
 
     in_channels: int
@@ -40,6 +42,7 @@ class ReadoutSite:
     centers: Tensor | None = None
     unit_positions: Tensor | None = None
     data_key: str = ""
+    match_ids: tuple[int | None, ...] | None = None
 
     @property
     def n_units(self) -> int:
@@ -59,6 +62,10 @@ class ReadoutConfiguration(Configuration):
     @abstractmethod
     def build(self, site: ReadoutSite) -> Readout:
         """Return the readout of one scan."""
+
+    def build_all(self, sites: Mapping[str, ReadoutSite]) -> Mapping[str, Readout]:
+        """Return the readouts of all scans by data_key. Kinds whose scans have parameters in common override this."""
+        return {data_key: self.build(site) for data_key, site in sites.items()}
 
 
 class Readout(nn.Module, ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.readouts.places import START, at_points, starting_points
+from pipeline.models.readouts.sharing import SHARE, Neurons, number_neurons
 
 
 class FullGaussian2dReadout(Readout):
@@ -22,16 +24,25 @@ class FullGaussian2dReadout(Readout):
     Attributes
     ----------
     mu : Parameter
-        (unit, 2), means in x, y; -1 and 1 are the centres of the outermost pixels. Only without a predictor.
-    mu_transform : Sequential
-        The predictor of the means, and `source_grid`, the buffer (unit, dimension) that it sees.
+        (unit, 2), means in x, y; -1 and 1 are the centres of the outermost pixels. Not if predicted or shared.
+    mu_transform : Module
+        The predictor of the means, and `source_grid`, the buffer (unit, dimension) that it sees; or, with a shared
+        grid, the linear map from the neurons' means to those in this scan: the identity at the start, and always for
+        the first scan.
     sigma : Parameter
         (unit, 2, 2), (unit, 2) or (unit, 1) for a full, uncorrelated or isotropic Gaussian: the matrix (or scale) that
         multiplies standard normal noise.
     features : Parameter
-        (unit, channel).
+        (unit, channel). Not with shared features.
     bias : Parameter
         (unit,), if the configuration has one.
+    neurons : Neurons or None
+        What units share. It is a part of the first scan's readout and lent to the others, so that an encoder has, saves
+        and trains its parameters once.
+    neuron : Tensor
+        (unit,), which neuron each unit is; a buffer. Only with something shared.
+    scales : Parameter
+        (unit,), multiply shared features.
 
     References
     ----------
@@ -39,13 +50,30 @@ class FullGaussian2dReadout(Readout):
     """
 
     source_grid: Tensor
+    mu_transform: nn.Module
+    neuron: Tensor
+    neurons: Neurons | None
 
-    def __init__(self, settings: FullGaussian2d, site: ReadoutSite) -> None:
+    def __init__(
+        self,
+        settings: FullGaussian2d,
+        site: ReadoutSite,
+        neurons: Neurons | None = None,
+        neuron: Tensor | None = None,
+        first: bool = True,
+    ) -> None:
         super().__init__(site, settings.bias)
         self.settings = settings
         units = site.n_units
+        if first:
+            self.neurons = neurons
+        else:
+            object.__setattr__(self, "neurons", neurons)  # lent: PyTorch would make it a part of this module too
+        self.register_buffer("neuron", neuron)
         shape = {"full": (units, 2, 2), "uncorrelated": (units, 2), "isotropic": (units, 1)}[settings.gauss_type]
-        if settings.grid_mean_predictor == "none":
+        if settings.shares("grid"):
+            self.mu_transform = nn.Identity() if first else _identity()
+        elif settings.grid_mean_predictor == "none":
             self.mu = nn.Parameter(starting_points(site, settings.init_mu_range))
         else:
             self.register_buffer("source_grid", _source_grid(site, settings.predictor_input_dimensions))
@@ -55,19 +83,33 @@ class FullGaussian2dReadout(Readout):
             nn.init.uniform_(self.sigma, -settings.init_sigma, settings.init_sigma)
         else:
             nn.init.constant_(self.sigma, settings.init_sigma)
-        self.features = nn.Parameter(torch.full((units, site.in_channels), 1 / site.in_channels))
+        if settings.shares("features"):
+            self.scales = nn.Parameter(torch.ones(units))
+        else:
+            self.features = nn.Parameter(torch.full((units, site.in_channels), 1 / site.in_channels))
 
     def drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: UnitIndex) -> Tensor:
         """See `Readout.drive_of_frames`."""
         points = self._points(len(frames), units)
         if shift is not None:
             points = points + shift[:, None]
-        return (at_points(frames, points) * self.features[units].t()).sum(dim=1)
+        return (at_points(frames, points) * self._weights(units).t()).sum(dim=1)
 
     def _means(self, units: UnitIndex) -> Tensor:
-        if self.settings.grid_mean_predictor == "none":
+        if self.neurons is not None and self.neurons.mu is not None:
+            places = self.neurons.mu[self.neuron[units]].clamp(-1, 1)
+        elif self.settings.grid_mean_predictor == "none":
             return self.mu[units].clamp(-1, 1)
-        return self.mu_transform(self.source_grid[units])
+        else:
+            places = self.source_grid[units]
+        with torch.autocast(places.device.type, enabled=False):  # half precision is too coarse for places
+            means: Tensor = self.mu_transform(places)
+        return means
+
+    def _weights(self, units: UnitIndex) -> Tensor:
+        if self.neurons is None or self.neurons.features is None:
+            return self.features[units]
+        return self.scales[units].unsqueeze(1) * self.neurons.features[self.neuron[units]]
 
     def _points(self, frames: int, units: UnitIndex) -> Tensor:
         """Return points (frame, unit, 2) inside the map: sampled for each frame in training, otherwise the means."""
@@ -82,7 +124,9 @@ class FullGaussian2dReadout(Readout):
 
     def constrain(self) -> None:
         """Bring means that an optimiser step carried out of the map back to its border."""
-        if self.settings.grid_mean_predictor == "none":
+        if self.neurons is not None:
+            self.neurons.constrain()
+        if hasattr(self, "mu"):
             with torch.no_grad():
                 self.mu.clamp_(-1, 1)
 
@@ -99,11 +143,18 @@ class FullGaussian2dReadout(Readout):
 
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""
-        return self.features.detach()
+        return self._weights(slice(None)).detach()
 
     def regularizer(self) -> dict[str, Tensor]:
-        """Return the summed absolute feature weights."""
-        return {"readout": self.settings.gamma_readout * self.features.abs().sum()}
+        """Return the summed absolute feature weights.
+
+        A neuron whose features are shared counts once, as the mean of its units: each adds its part of the sum in the
+        scan where it is. neuralpredictors counts the units of the first scan, and leaves the scales of others free.
+        """
+        sums = self._weights(slice(None)).abs().sum(dim=1)
+        if self.neurons is not None and self.neurons.features is not None:
+            sums = sums / self.neurons.copies[self.neuron]
+        return {"readout": self.settings.gamma_readout * sums.sum()}
 
 
 def _source_grid(site: ReadoutSite, dimensions: int) -> Tensor:
@@ -117,6 +168,14 @@ def _source_grid(site: ReadoutSite, dimensions: int) -> Tensor:
     centred = centred - centred.mean(dim=0)
     extent = centred.abs().max()
     return centred / extent if extent > 0 else centred  # one unit alone lies at the origin
+
+
+def _identity() -> nn.Linear:
+    """Return a linear map of places that starts as the identity."""
+    layer = nn.Linear(2, 2)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _mean_predictor(settings: FullGaussian2d) -> nn.Sequential:
@@ -135,6 +194,10 @@ class FullGaussian2d(ReadoutConfiguration):
 
     With ``grid_mean_predictor='cortex'``, the means of all units come from one small network that sees where the units
     lie in the tissue, so that retinotopy helps to find them (Lurz et al. 2021).
+
+    Units that are known to be one neuron, in one scan or in several, can share their features, each with a scale and
+    bias of its own, and their place, which every scan after the first moves by a linear map of its own, for eyes and
+    screens may have moved.
     """
 
     init_positions: str = setting(
@@ -159,9 +222,16 @@ class FullGaussian2d(ReadoutConfiguration):
     predictor_hidden_features: int = setting(30, "width of its hidden layers", ge=1)
     predictor_final_tanh: bool = setting(True, "a tanh at its end, which keeps means inside the map")
 
+    share: str = setting("none", "what units that are one neuron (UnitMatch) have in common", choices=SHARE)
+
     def __post_init__(self) -> None:
         """Refuse two sources of the means."""
         super().__post_init__()
+        if self.shares("grid") and self.grid_mean_predictor != "none":
+            raise ConfigurationError(
+                f"{self.kind()}: means cannot be shared and come from a network: set share to 'none' or 'features', or "
+                "grid_mean_predictor to 'none'"
+            )
         if self.needs_centers and self.grid_mean_predictor != "none":
             raise ConfigurationError(
                 f"{self.kind()}: means cannot start at the triggered average and come from a network: "
@@ -174,6 +244,23 @@ class FullGaussian2d(ReadoutConfiguration):
         Raises
         ------
         ConfigurationError
-            If a network is to predict the means, but the positions of the units are not known.
+            If a network is to predict the means, but the positions of the units are not known, or neurons are to share
+            something, but no unit has a match.
         """
-        return FullGaussian2dReadout(self, site)
+        return self.build_all({site.data_key: site})[site.data_key]
+
+    def build_all(self, sites: Mapping[str, ReadoutSite]) -> dict[str, FullGaussian2dReadout]:
+        """Return the readouts of all scans, with the neurons that they share; see `build`."""
+        if self.share == "none":
+            return {data_key: FullGaussian2dReadout(self, site) for data_key, site in sites.items()}
+        index = number_neurons(sites)
+        neurons = Neurons(self.share, sites, index, self.init_mu_range)
+        first = next(iter(sites))
+        return {
+            data_key: FullGaussian2dReadout(self, site, neurons, index[data_key], data_key == first)
+            for data_key, site in sites.items()
+        }
+
+    def shares(self, what: str) -> bool:
+        """Tell whether 'features' or the 'grid' are shared."""
+        return self.share in (what, "both")
