@@ -91,17 +91,17 @@ class UnitTable:
         One entry a unit; None where unknown.
     position : sequence of tuple or None
         x, y and z of each unit in the tissue (um); None where unknown. Empty: unknown for all.
-    """
     match_id : sequence of int or None
         Units with the same number, also of other scans of the group, are one neuron; None where no match is known.
         Empty: known for none.
+    """
 
     unit_id: Sequence[int]
     brain_area: Sequence[str | None]
     layer: Sequence[str | None]
     position: Sequence[tuple[float, float, float] | None] = ()
-
     match_id: Sequence[int | None] = ()
+
     def __post_init__(self) -> None:
         if not len(self.unit_id) == len(self.brain_area) == len(self.layer):
             raise DatasetError(
@@ -109,21 +109,21 @@ class UnitTable:
             )
         if self.position and len(self.position) != len(self.unit_id):
             raise DatasetError(f"a table of {len(self.unit_id)} units has {len(self.position)} positions")
-
         if self.match_id and len(self.match_id) != len(self.unit_id):
             raise DatasetError(f"a table of {len(self.unit_id)} units has {len(self.match_id)} matches")
+
     def positions_of(self, unit_ids: Sequence[int]) -> tuple[tuple[float, float, float], ...] | None:
         """Return x, y and z (um) of these units, or None unless the positions of all of them are known."""
         places = dict(zip(self.unit_id, self.position, strict=False))
         known = [place for unit in unit_ids if (place := places.get(unit)) is not None]
         return tuple(known) if len(known) == len(unit_ids) else None
 
-
     def matches_of(self, unit_ids: Sequence[int]) -> tuple[int | None, ...] | None:
         """Return the numbers of the neurons that these units are, None where unknown, or None if none is known."""
         numbers = dict(zip(self.unit_id, self.match_id, strict=False))
         found = tuple(numbers.get(unit) for unit in unit_ids)
         return found if any(number is not None for number in found) else None
+
 
 def choose_units(
     config: DataConfiguration, stored: StoredDataset, table: UnitTable | None, data_key: str
