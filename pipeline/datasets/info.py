@@ -35,11 +35,15 @@ class ScanInfo:
     plane_means : tuple of float
         For each plane that follows the pixels in the input's channels (behaviour, pupil position, light) its training
         mean, normalised.
+    clip_frames : int or None
+        Frames of a training clip; None for still images.
     unit_positions : tuple of (float, float, float) or None
         x, y and z of each unit in the tissue (um); None unless they are known for all units.
     match_ids : tuple of int or None, or None
         Units with the same number, in one scan or in several of the group, are one neuron; None for units without a
         match, and instead of the tuple if no unit has one.
+    n_opto : int
+        Trains of light that are given apart, for a recurrent unit; 0 without, or if they are behaviour or planes.
     """
 
     unit_ids: tuple[int, ...]
@@ -53,8 +57,10 @@ class ScanInfo:
     input_std: float = 1.0
     field_centers: tuple[tuple[float, float], ...] | None = None
     plane_means: tuple[float, ...] = ()
+    clip_frames: int | None = None
     unit_positions: tuple[tuple[float, float, float], ...] | None = None
     match_ids: tuple[int | None, ...] | None = None
+    n_opto: int = 0
 
     @property
     def n_units(self) -> int:

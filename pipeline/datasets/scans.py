@@ -102,6 +102,8 @@ class Scan(Dataset[BatchT], Generic[BatchT]):
             input_mean=float(self._input_offset),
             input_std=float(1 / self._input_scale),
             plane_means=tuple(signals.training_mean[list(signals.planes)].tolist()),
+            clip_frames=getattr(self.config, "clip_frames", None),  # still images have no clips
+            n_opto=len(signals.light) if self.config.opto == "apart" else 0,
         )
 
     @property

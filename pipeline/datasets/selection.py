@@ -17,7 +17,7 @@ WITHHELD = "withheld"
 """Name, among the tiers of loaders, of the trials whose responses the source keeps to itself."""
 
 PLACEMENTS = ("none", "apart", "channels", "both")
-LIGHT_PLACEMENTS = ("none", "behavior", "channels")
+LIGHT_PLACEMENTS = ("none", "apart", "behavior", "channels")
 _LISTS = ("stimulus_type", "exclude", "brain_area", "layer")
 
 
@@ -32,7 +32,8 @@ class DataConfiguration(Configuration):
 
     Normalised are, with the statistics of the training tier: pixels to (grey value - mean) / std, responses and
     behaviour to multiples of their std, pupil positions to z-scores. Light stays 0 or 1. "Apart" means for a
-    modulator or shifter; "channels" are planes behind the input's pixels that hold the value at every place.
+    modulator, a shifter or, light, for the gates of a recurrent unit; "channels" are planes behind the input's pixels
+    that hold the value at every place. Batches have the light trains in any case; models see them only as told here.
     Sub-selections by number are those of neuralpredictors' loaders: n units (or training trials) are drawn with the
     seed ``base seed * n``, so that a smaller number is no subset of a larger one.
     """
@@ -49,7 +50,7 @@ class DataConfiguration(Configuration):
     )
     pupil: str = setting("apart", "pupil position: left out, apart, as channels, or both", choices=PLACEMENTS)
     opto: str = setting(
-        "behavior", "light trains: left out, channels of behaviour, or of the input", choices=LIGHT_PLACEMENTS
+        "behavior", "light trains: left out, apart, channels of behaviour, or of the input", choices=LIGHT_PLACEMENTS
     )
     brain_area: str = setting("", "only units of these areas; empty: all")
     layer: str = setting("", "only units of these layers; empty: all")

@@ -151,6 +151,7 @@ class Encoder(nn.Module):
         behavior: Signal = None,
         pupil_center: Signal = None,
         unit_idx: UnitIndex | None = None,
+        optogenetic_signal: Tensor | None = None,
     ) -> Tensor:
         """Predict the responses of one scan's units.
 
@@ -169,6 +170,9 @@ class Encoder(nn.Module):
             nothing is shifted. Not used if the scan has no shifter.
         unit_idx : sequence of int, Tensor or slice, optional
             Evaluate only these units.
+        optogenetic_signal : Tensor, optional
+            (batch, train, time), or (batch, train) for images. Without it, the light is off. Not used if the scan's
+            light is not given apart, or the recurrent unit has no way in for it.
 
         Returns
         -------
@@ -182,8 +186,10 @@ class Encoder(nn.Module):
             If the model has no such data_key, the movie is too short for one prediction, or a mean is not known.
         """
         if inputs.dim() == 4:
-            behavior, pupil_center = (x.unsqueeze(2) if isinstance(x, Tensor) else x for x in (behavior, pupil_center))
-            return self(inputs.unsqueeze(2), data_key, behavior, pupil_center, unit_idx).squeeze(2)
+            behavior, pupil_center, light = (
+                x.unsqueeze(2) if isinstance(x, Tensor) else x for x in (behavior, pupil_center, optogenetic_signal)
+            )
+            return self(inputs.unsqueeze(2), data_key, behavior, pupil_center, unit_idx, light).squeeze(2)
         readout = self.readouts[data_key]
         if inputs.shape[2] <= self.lost_frames:
             raise ConfigurationError(
@@ -191,8 +197,12 @@ class Encoder(nn.Module):
             )
         behavior = self._given("behavior", behavior, inputs, data_key)
         pupil_center = self._given("pupil_center", pupil_center, inputs, data_key)
-        features = self.recurrent(self.core(inputs))
+        features = self.core(inputs)
         time = features.shape[2]
+        light = None
+        if optogenetic_signal is not None and self.data_info[data_key].n_opto:
+            light = optogenetic_signal[..., -time:]
+        features = self.recurrent(features, light)
         shift = None
         if pupil_center is not None and data_key in self.shifters:
             shift = self.shifters[data_key](pupil_center[..., -time:])
@@ -218,7 +228,9 @@ class Encoder(nn.Module):
 
     def respond(self, batch: Batch, data_key: str, unit_idx: UnitIndex | None = None) -> Tensor:
         """Predict the responses to a batch from everything that it carries; see `forward`."""
-        prediction: Tensor = self(batch.inputs, data_key, batch.behavior, batch.pupil_center, unit_idx)
+        prediction: Tensor = self(
+            batch.inputs, data_key, batch.behavior, batch.pupil_center, unit_idx, batch.optogenetic_signal
+        )
         return prediction
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
@@ -257,7 +269,7 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed GPUs too
         core = network.core.build(channels)
-        recurrent = network.recurrent.build(core.out_channels)
+        recurrent = network.recurrent.build(core.out_channels, _light_trains(network.recurrent, data_info))
         nonlinearity = output_nonlinearity(network.nonlinearity)
         sites = {}
         for data_key, scan in data_info.items():
@@ -299,6 +311,16 @@ def _input_channels(data_info: DataInfo) -> int:
     if len(set(channels.values())) > 1:
         raise ConfigurationError(f"scans that share a core need the same number of input channels, not {channels}")
     return next(iter(channels.values()))
+
+
+def _light_trains(kind: NoRecurrence | ConvGRU, data_info: DataInfo) -> int:
+    """Return the number of light trains that a recurrent unit sees; scans without light do not count."""
+    if isinstance(kind, NoRecurrence) or kind.opto == "none":
+        return 0
+    trains = {data_key: scan.n_opto for data_key, scan in data_info.items() if scan.n_opto}
+    if len(set(trains.values())) > 1:
+        raise ConfigurationError(f"scans that share a recurrent unit need equally many light trains, not {trains}")
+    return next(iter(trains.values()), 0)
 
 
 def _refuse_small_frames(core: Core, data_key: str, scan: ScanInfo) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
@@ -25,8 +26,11 @@ class Recurrent(nn.Module):
         super().__init__()
         self.out_channels = out_channels
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, channel, time, height, width) to (batch, `out_channels`, time, height, width)."""
+    def forward(self, features: Tensor, light: Tensor | None = None) -> Tensor:
+        """Map (batch, channel, time, height, width) to (batch, `out_channels`, time, height, width).
+
+        ``light`` is (batch, train, time), of the frames of the features; None where it is off or has no way in.
+        """
         return features
 
     def regularizer(self) -> dict[str, Tensor]:
@@ -41,13 +45,17 @@ class ConvGRUModule(Recurrent):
     n = tanh(conv_n(x_t) + r * conv_m(h)), h_t = (1 - z) * n + z * h.
     The initial state is a learned value for each channel, the same at every place.
 
+    With light in the gates, r = s(conv_r(x_t, h) + A l_t) and z = s(conv_z(x_t, h) + B l_t) instead: each train of
+    light l_t adds a learned value to each channel's gates, the same at every place and for all scans. A and B have no
+    bias and start at zero, so darkness is the plain unit, and so is the unit before training.
+
     References
     ----------
     Ballas, Yao, Pal and Courville (2016), Delving deeper into convolutional networks for learning video
     representations, ICLR.
     """
 
-    def __init__(self, settings: ConvGRU, in_channels: int) -> None:
+    def __init__(self, settings: ConvGRU, in_channels: int, n_opto: int = 0) -> None:
         super().__init__(settings.hidden_channels)
         hidden = settings.hidden_channels
         self.settings = settings
@@ -56,13 +64,17 @@ class ConvGRUModule(Recurrent):
             hidden, 3 * hidden, settings.recurrent_kernel, padding=settings.recurrent_kernel // 2
         )
         self.initial_state = nn.Parameter(torch.zeros(hidden))
+        self.light_to_gates = nn.Parameter(torch.zeros(2 * hidden, n_opto)) if settings.opto == "gates" else None
         channels_last(self)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, light: Tensor | None = None) -> Tensor:
         """Return the states after each frame, (batch, hidden channel, time, height, width)."""
         batch, channel, time, height, width = features.shape
         frames = features.permute(2, 0, 3, 4, 1).reshape(time * batch, height, width, channel).permute(0, 3, 1, 2)
         driven = self.from_input(frames).unflatten(0, (time, batch))  # all frames at once: only states must wait
+        if light is not None and self.light_to_gates is not None:
+            to_gates = F.linear(light.permute(2, 0, 1), self.light_to_gates)
+            driven = driven + F.pad(to_gates, (0, self.out_channels))[..., None, None]  # nothing to the candidate
         state = self.initial_state[None, :, None, None].expand(batch, -1, height, width)
         states = []
         for frame in driven:
@@ -83,7 +95,7 @@ class ConvGRUModule(Recurrent):
 class NoRecurrence(Configuration):
     """No recurrent module: the readout sees the core's features."""
 
-    def build(self, in_channels: int) -> Recurrent:
+    def build(self, in_channels: int, n_opto: int = 0) -> Recurrent:
         """Return a module that changes nothing."""
         return Recurrent(in_channels)
 
@@ -96,6 +108,7 @@ class ConvGRU(Configuration):
     input_kernel: int = setting(5, "side of the filters on the features", unit="px", ge=1)
     recurrent_kernel: int = setting(5, "side of the filters on the state", unit="px", ge=1)
     gamma_recurrent: float = setting(0.0, "weight of the summed absolute recurrent weights", ge=0)
+    opto: str = setting("none", "where light enters: nowhere, or the gates", choices=("none", "gates"))
 
     def __post_init__(self) -> None:
         """Refuse even filters: the state keeps the size of the feature maps."""
@@ -104,6 +117,16 @@ class ConvGRU(Configuration):
             if getattr(self, field) % 2 == 0:
                 raise ConfigurationError(f"{self.kind()}.{field}: {getattr(self, field)} is even, use an odd size")
 
-    def build(self, in_channels: int) -> ConvGRUModule:
-        """Return the unit for features with ``in_channels`` channels."""
-        return ConvGRUModule(self, in_channels)
+    def build(self, in_channels: int, n_opto: int = 0) -> ConvGRUModule:
+        """Return the unit for features with ``in_channels`` channels and ``n_opto`` trains of light.
+
+        Raises
+        ------
+        ConfigurationError
+            If light is to enter the gates and there is none.
+        """
+        if self.opto == "gates" and not n_opto:
+            raise ConfigurationError(
+                "no scan has light for the gates: set opto of the data to 'apart', or that of ConvGRU to 'none'"
+            )
+        return ConvGRUModule(self, in_channels, n_opto)

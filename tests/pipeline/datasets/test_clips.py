@@ -155,6 +155,8 @@ def test_what_is_excluded_is_not_normalised(scan: Any, name: str) -> None:
     [
         ({"behavior": "none"}, 2, True),
         ({"opto": "none"}, 2, True),
+        ({"opto": "apart"}, 2, True),
+        ({"behavior": "none", "opto": "apart"}, None, True),
         ({"behavior": "none", "opto": "none"}, None, True),
         ({"behavior": "channels", "opto": "channels"}, None, True),
         ({"behavior": "both", "pupil": "channels"}, 4, False),
@@ -168,6 +170,8 @@ def test_what_is_left_out_is_none(scan: Any, settings: dict[str, str], channels:
     assert (batch.pupil_center is not None) == (found.info.mean_pupil_center is not None) == pupil
     assert found.info.n_behavior == (channels or 0)
     assert (found.info.mean_behavior is None) == (channels is None)
+    assert torch.equal(batch.optogenetic_signal, movies(scan.path)[0, 0, 8].optogenetic_signal)
+    assert found.info.n_opto == (2 if settings.get("opto") == "apart" else 0)
 
 
 def test_channels_hold_the_normalised_signals_at_every_place(scan: Any) -> None:

@@ -152,6 +152,15 @@ def test_channels_hold_the_normalised_signals_at_every_place(scan: Any) -> None:
     np.testing.assert_allclose(dataset.info.plane_means, means, atol=1e-6)
 
 
+def test_light_apart_is_a_field_of_its_own(scan: Any) -> None:
+    dataset = images(scan, opto="apart")
+    batch, plain = dataset.__getitems__([3, 5]), images(scan).__getitems__([3, 5])
+    assert batch.optogenetic_signal.tolist() == [[1.0], [0.0]]
+    assert torch.equal(batch.behavior, plain.behavior[:, :2])
+    assert torch.equal(batch.images, plain.images)
+    assert (dataset.info.n_opto, dataset.info.n_behavior, images(scan).info.n_opto) == (1, 2, 0)
+
+
 def test_kinds_take_as_many_areas_and_layers_as_they_say() -> None:
     MultipleAreasMultipleLayers(brain_area="V1,LM", layer="L4,L2/3")
     MultipleAreasOneLayer(brain_area="V1,LM", layer="L4")
