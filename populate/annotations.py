@@ -1,4 +1,4 @@
-"""Areas, layers and positions of units, from a table that a laboratory keeps."""
+"""Areas, layers, positions and matches of units, from a table that a laboratory keeps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from populate.ingest import annotate
 from schemas import recording
 
 POSITION = ("x", "y", "z")
-COLUMNS = ("unit_id", "unit_name", "area", "layer", *POSITION)
+COLUMNS = ("unit_id", "unit_name", "area", "layer", *POSITION, "match_id")
+LARGEST_MATCH = 2**31 - 1
 
 
 def annotate_from_csv(key: Mapping[str, Any], path: Path) -> int:
-    """Insert areas, layers and positions of a scan's units from a CSV file, all or nothing.
+    """Insert areas, layers, positions and matches of a scan's units from a CSV file, all or nothing.
 
     Parameters
     ----------
     key : mapping
         Of the scan: subject, session, scan_idx.
     path : Path
-        With a column ``unit_id`` or ``unit_name``, and any of ``area``, ``layer``, and ``x``, ``y``, ``z`` together
-        (um). Units may be left out and cells may be empty.
+        With a column ``unit_id`` or ``unit_name``, and any of ``area``, ``layer``, ``match_id`` (units of one animal
+        with the same number are one neuron), and ``x``, ``y``, ``z`` together (um). Units may be left out and cells may
+        be empty.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def annotate_from_csv(key: Mapping[str, Any], path: Path) -> int:
     ------
     RecordingError
         If there is no such scan, or the file is missing, has unknown columns, names an unknown unit or one twice, gives
-        an incomplete position, or contradicts what is known; nothing is inserted then.
+        an incomplete position or a match_id that is no number, or contradicts what is known; nothing is inserted then.
     """
     scan = {name: key[name] for name in recording.Scan().primary_key}
     known = {row["unit_id"]: row["unit_name"] for row in (recording.Scan.Unit & scan).to_dicts()}
@@ -53,7 +55,7 @@ def annotate_from_csv(key: Mapping[str, Any], path: Path) -> int:
             raise RecordingError(f"{where}: {named} {row[named]!r} is not in scan {scan}")
         unit_id = ids.pop(row[named])
         area, layer = row.get("area") or None, row.get("layer") or None
-        units.append(Unit(unit_id, known[unit_id], area, layer, _position(row, where)))
+        units.append(Unit(unit_id, known[unit_id], area, layer, _position(row, where), _match(row, where)))
     return annotate(scan, units)
 
 
@@ -86,3 +88,10 @@ def _position(row: Mapping[str, str], where: str) -> tuple[float, float, float] 
             f"{where}: position {', '.join(given)}: give x, y and z as numbers in um, or none"
         ) from None
     return x, y, z
+
+
+def _match(row: Mapping[str, str], where: str) -> int | None:
+    text = row.get("match_id", "")
+    if text and not (text.isdecimal() and int(text) <= LARGEST_MATCH):
+        raise RecordingError(f"{where}: match_id {text!r} is no whole number from 0 to {LARGEST_MATCH}")
+    return int(text) if text else None

@@ -91,13 +91,17 @@ def _frame(frame: Any, title: str) -> Table:
 @command(app, epilog="Example: `geniculate annotate units.csv --subject m0123 --session 2 --scan 1`")
 def annotate(
     table: Annotated[
-        Path, typer.Argument(help="CSV with unit_id or unit_name, and any of area, layer, and x, y, z together (um).")
+        Path,
+        typer.Argument(
+            help="CSV with unit_id or unit_name, and any of area, layer, x, y, z together (um), and match_id: the "
+            "number of the neuron, the same in all scans of an animal."
+        ),
     ],
     subject: Annotated[str, typer.Option(help="Name of the animal.")],
     session: Annotated[int, typer.Option(help="Number of the session.")],
     scan: Annotated[int, typer.Option(help="Number of the scan within the session.")],
 ) -> None:
-    """Tell the brain area, layer and position of a scan's units, where the recording itself does not.
+    """Tell brain area, layer and position of a scan's units, and which are one neuron, where the recording does not.
 
     All rows or none are inserted; what is there already may not be contradicted.
     """

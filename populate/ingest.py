@@ -193,7 +193,7 @@ def _insert_scan(
 
 
 def annotate(key: dict[str, Any], units: Iterable[Unit]) -> int:
-    """Insert what is known of the units' areas, layers and positions; the same again is a no-op.
+    """Insert what is known of the units' areas, layers, positions and matches; the same again is a no-op.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def annotate(key: dict[str, Any], units: Iterable[Unit]) -> int:
     Raises
     ------
     RecordingError
-        If another area, layer or position is known already, naming the unit; nothing is inserted then.
+        If another area, layer, position or match is known already, naming the unit; nothing is inserted then.
     """
     units = tuple(units)
     wanted: list[tuple[type[dj.Manual], dict[int, dict[str, Any]]]] = [
@@ -223,6 +223,7 @@ def annotate(key: dict[str, Any], units: Iterable[Unit]) -> int:
                 if u.position
             },
         ),
+        (recording.UnitMatch, {u.unit_id: {"match_id": u.match_id} for u in units if u.match_id is not None}),
     ]
     new: list[tuple[type[dj.Manual], list[dict[str, Any]]]] = []
     for table, said in wanted:

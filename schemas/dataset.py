@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,10 @@ class MultiDataset(dj.Manual):
 
     @classmethod
     def units(cls, key: Mapping[str, Any]) -> dict[str, UnitTable]:
-        """Return what is known of the members' units, by data_key."""
+        """Return what is known of the members' units, by data_key. Neurons have numbers of their own in each group."""
         members = (cls.Member & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
-        return {member["data_key"]: _unit_table(member) for member in members}
+        tables = {member["data_key"]: _unit_table(member) for member in members}
+        return _numbered(tables, {member["data_key"]: member["subject"] for member in members})
 
 
 def _tell_leaks(datasets: list[Key]) -> None:
@@ -251,10 +253,29 @@ def _unit_table(scan: Key) -> UnitTable:
     layers = {row["unit_id"]: row["layer"] for row in (recording.LayerMembership & scan).to_dicts()}
     rows = (recording.UnitPosition & scan).to_dicts()
     places = {row["unit_id"]: (row["unit_x"], row["unit_y"], row["unit_z"]) for row in rows}
+    matches = {row["unit_id"]: int(row["match_id"]) for row in (recording.UnitMatch & scan).to_dicts()}
     ids = [int(i) for i in (recording.Scan.Unit & scan).to_arrays("unit_id", order_by="unit_id")]
     return UnitTable(
-        ids, [areas.get(i) for i in ids], [layers.get(i) for i in ids], [places.get(i) for i in ids] if places else ()
+        ids,
+        [areas.get(i) for i in ids],
+        [layers.get(i) for i in ids],
+        [places.get(i) for i in ids] if places else (),
+        [matches.get(i) for i in ids] if matches else (),
     )
+
+
+def _numbered(tables: Mapping[str, UnitTable], animals: Mapping[str, str]) -> dict[str, UnitTable]:
+    """Return the tables with one number for each neuron of all animals, for match_ids count within an animal."""
+    of_animals = {
+        data_key: [None if match is None else (animals[data_key], match) for match in table.match_id]
+        for data_key, table in tables.items()
+    }
+    known = sorted({neuron for neurons in of_animals.values() for neuron in neurons if neuron is not None})
+    numbers = {neuron: number for number, neuron in enumerate(known)}
+    return {
+        data_key: replace(table, match_id=[None if n is None else numbers[n] for n in of_animals[data_key]])
+        for data_key, table in tables.items()
+    }
 
 
 def fitting() -> dj.expression.QueryExpression:

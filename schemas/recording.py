@@ -125,3 +125,15 @@ class UnitPosition(dj.Manual):
     unit_y : float64  # (um) second coordinate
     unit_z : float64  # (um) third coordinate, the depth
     """
+
+
+@schema
+class UnitMatch(dj.Manual):
+    """Which neuron a unit is, where it is known to be that of another unit, in another scan or in its own."""
+
+    definition = """
+    # Which neuron a unit is
+    -> Scan.Unit
+    ---
+    match_id : int32  # units of one animal with the same number are one neuron
+    """

@@ -39,6 +39,8 @@ class Unit:
         Brain area, such as 'V1', and layer, such as 'L2/3', where the source tells them.
     position : tuple of float or None
         x, y and z (um) where the source tells them.
+    match_id : int or None
+        Which neuron it is: units of one animal with the same number are one. None where the source does not tell.
     """
 
     unit_id: int
@@ -46,6 +48,7 @@ class Unit:
     area: str | None = None
     layer: str | None = None
     position: tuple[float, float, float] | None = None
+    match_id: int | None = None
 
 
 @dataclass(frozen=True)

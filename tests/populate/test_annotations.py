@@ -1,4 +1,4 @@
-"""Areas, layers and positions: from the source, from a table, and never contradicted."""
+"""Areas, layers, positions and matches: from the source, from a table, and never contradicted."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def test_a_table_is_entered_and_the_same_again_is_nothing_new(fresh: Key, tmp_pa
     assert known(fresh)[1] == {1: "core", 3: "shell", 4: "4"}
 
 
+def test_matches_reach_the_table_of_units_that_loaders_see(fresh: Key, tmp_path: Path) -> None:
+    from populate.annotations import annotate_from_csv
+    from schemas.dataset import _unit_table
+
+    assert _unit_table(fresh).matches_of([1]) is None
+    (tmp_path / "units.csv").write_text("unit_id,match_id,area\n1,30,LP\n2,,LP\n4,0,\n5,30,\n")
+    assert annotate_from_csv(fresh, tmp_path / "units.csv") == 3 + 2
+    assert annotate_from_csv(fresh, tmp_path / "units.csv") == 0
+    assert _unit_table(fresh).matches_of([5, 4, 2, 1]) == (30, 0, None, 30)
+    (tmp_path / "other.csv").write_text("unit_id,match_id\n2,7\n5,7\n")
+    with pytest.raises(RecordingError, match=r"unit 5 .* has \{'match_id': 30\} already"):
+        annotate_from_csv(fresh, tmp_path / "other.csv")
+    assert _unit_table(fresh).matches_of([2]) is None
+
+
 def test_positions_reach_the_table_of_units_that_loaders_see(fresh: Key, tmp_path: Path) -> None:
     from populate.annotations import annotate_from_csv
     from schemas.dataset import _unit_table
@@ -70,6 +85,8 @@ def test_positions_reach_the_table_of_units_that_loaders_see(fresh: Key, tmp_pat
         ("area,layer\ndLGN,4\n", "it needs unit_id or unit_name"),
         ("unit_id,x,y,z\n1,2,3,\n", "line 2: position 2, 3, : give x, y and z"),
         ("unit_id,x,y\n1,2,3\n", "give x, y and z as numbers"),
+        ("unit_id,match_id\n1,3\n2,1.5\n", "line 3: match_id '1.5' is no whole number from 0 to 2147483647"),
+        ("unit_id,match_id\n1,2147483648\n", "match_id '2147483648' is no whole number"),
         ("", "cannot be read as a CSV"),
     ],
 )

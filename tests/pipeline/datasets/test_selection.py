@@ -63,6 +63,8 @@ def test_areas_that_no_unit_has_are_refused(stored: StoredDataset) -> None:
         UnitTable([1, 2], ["V1"], [None, None])
     with pytest.raises(DatasetError, match="2 units has 1 positions"):
         UnitTable([1, 2], [None, None], [None, None], [(0.0, 0.0, 0.0)])
+    with pytest.raises(DatasetError, match="2 units has 3 matches"):
+        UnitTable([1, 2], [None, None], [None, None], (), [1, 1, 2])
 
 
 def test_positions_are_those_of_the_units_asked_for_or_unknown() -> None:
@@ -71,6 +73,14 @@ def test_positions_are_those_of_the_units_asked_for_or_unknown() -> None:
     assert table.positions_of((1, 2)) is None, "one is unknown"
     assert table.positions_of((1, 7)) is None, "one is not in the table"
     assert UNITS.positions_of((101,)) is None
+
+
+def test_matches_are_those_of_the_units_asked_for() -> None:
+    table = UnitTable([3, 1, 2], [None] * 3, [None] * 3, match_id=[8, None, 0])
+    assert table.matches_of((1, 3, 2)) == (None, 8, 0)
+    assert table.matches_of((3, 7)) == (8, None), "one is not in the table"
+    assert table.matches_of((1,)) is None, "none is known"
+    assert UNITS.matches_of((101,)) is None
 
 
 def test_lists_are_the_same_however_they_are_written() -> None:
