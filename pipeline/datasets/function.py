@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import legacy
-from pipeline.configuration import Configuration, setting
 from pipeline.datasets.batches import Batch, ImageBatch, MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
-from pipeline.errors import ConfigurationError, DatasetError
+from pipeline.errors import DatasetError
+from pipeline.functions import FunctionConfiguration, named
 
 _NAMES = {
     "inputs": ("images", "videos", "inputs"),
@@ -30,7 +27,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Function(Configuration):
+class Function(FunctionConfiguration):
     """Loaders of a function of one's own, such as ``sensorium.datasets.static_loaders``.
 
     It is called as ``function(seed=..., **arguments)``, with ``paths`` (a list of the datasets' folders) and
@@ -39,20 +36,6 @@ class Function(Configuration):
     height, width) or videos (batch, channel, time, height, width), named images, videos or inputs, and responses
     (batch, unit) or (batch, unit, time), named responses or targets; behavior and pupil_center may be there.
     """
-
-    function: str = setting("", "dotted path of the function")
-    arguments: str = setting("{}", "its keyword arguments, a JSON object", length=4000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            arguments = json.loads(self.arguments)
-        except ValueError as error:
-            raise ConfigurationError(f"{self.kind()}.arguments: {self.arguments!r} is not JSON ({error})") from error
-        if not isinstance(arguments, dict):
-            raise ConfigurationError(f"{self.kind()}.arguments: {self.arguments!r} is no JSON object, such as {{}}")
-        # Written in one way, so that equal arguments have one hash.
-        object.__setattr__(self, "arguments", json.dumps(arguments, sort_keys=True, separators=(",", ":")))
 
 
 class ForeignLoader:
@@ -126,13 +109,9 @@ def open_function(
     DatasetError
         If it does not return ``{tier: {data_key: loader}}``, or its batches cannot be understood.
     """
-    if not config.function:
-        raise ConfigurationError("Function.function is empty: give the dotted path of a function that makes loaders")
-    function = legacy.resolve_function(config.function)
-    arguments = json.loads(config.arguments)
+    function = config.resolve()
     offered = {"paths": [str(path) for path in paths.values()], "batch_size": batch_size}
-    accepted = inspect.signature(function).parameters
-    made = function(**{"seed": seed, **{n: v for n, v in offered.items() if n in accepted}, **arguments})
+    made = function(**{"seed": seed, **named(function, offered), **config.keywords})
     _check_nested(made, config.function)
     loaders = {
         tier: {str(k): ForeignLoader(loader, f"{config.function}, {tier}, {k!r}") for k, loader in of_tier.items()}
@@ -162,10 +141,11 @@ def _described(made: Any) -> str:
 def _info(batches: Iterable[Batch]) -> ScanInfo:
     sums: dict[str, Tensor] = {}
     shape: tuple[int, ...] = ()
-    samples = 0
+    samples = trains = 0
     for batch in batches:
         shape = tuple(batch.inputs.shape)
         samples += batch.responses[:, 0].numel()
+        trains = 0 if batch.optogenetic_signal is None else batch.optogenetic_signal.shape[1]
         for name in ("responses", "behavior", "pupil_center"):
             values = getattr(batch, name)
             if values is not None:
@@ -182,4 +162,6 @@ def _info(batches: Iterable[Batch]) -> ScanInfo:
         n_behavior=len(behavior or ()),
         mean_pupil_center=None if pupil is None else (pupil[0], pupil[1]),
         mean_behavior=behavior,
+        n_opto=trains,
+        clip_frames=shape[2] if len(shape) == 5 else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.configuration import Configuration
-from pipeline.datasets.batches import Batch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores import Core, CoreConfiguration, Factorized3d
+from pipeline.models.base import Architecture, EncodingModel, Signal
+from pipeline.models.cores import Core, CoreConfiguration, Factorized3d, Pretrained
 from pipeline.models.modulators import Modulator, ModulatorConfiguration, NoModulator
 from pipeline.models.nonlinearities import output_nonlinearity
 from pipeline.models.readouts import FullGaussian2d, Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.recurrent import ConvGRU, NoRecurrence, Recurrent
 from pipeline.models.shifters import NoShifter, Shifter, ShifterConfiguration
+from pipeline.models.transfer import freeze
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Network:
         One kind of each, with its settings.
     nonlinearity : str
         Name of the output non-linearity, of `pipeline.models.nonlinearities.NONLINEARITIES`; ``elu`` is elu(x) + 1.
+    pretrained : Pretrained, optional
+        Where the core's weights are from: `core` is the architecture of that model's core. It is built with fresh
+        weights, which training replaces; see `pipeline.models.transfer`. A frozen one is built frozen.
     """
 
     core: CoreConfiguration = field(default_factory=Factorized3d)
@@ -41,16 +45,19 @@ class Network:
     shifter: NoShifter | ShifterConfiguration = field(default_factory=NoShifter)
     modulator: NoModulator | ModulatorConfiguration = field(default_factory=NoModulator)
     nonlinearity: str = "elu"
+    pretrained: Pretrained | None = None
 
     def parts(self) -> tuple[Configuration, ...]:
         """Return the kinds in the order of evaluation."""
         return self.core, self.recurrent, self.readout, self.shifter, self.modulator
 
+    def build(self, data_info: DataInfo, seed: int, loaders: Any = None) -> Encoder:
+        """Make the encoder with fresh weights; see `build_encoder`. The loaders are not looked at."""
+        return build_encoder(self, data_info, seed)
 
-Signal = Tensor | Literal["mean"] | None
-"""Behaviour or eye position: as recorded, its training mean, or not given."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=EncodingModel)
 
 
 class PerScan(nn.Module, Generic[ModuleT]):
@@ -90,7 +97,7 @@ class PerScan(nn.Module, Generic[ModuleT]):
         return len(self.data_keys)
 
 
-class Encoder(nn.Module):
+class Encoder(EncodingModel):
     """Predicts responses to movies or still images: core, recurrent module, readout at the shifted place, gain, rate.
 
     Still images are movies of one frame, for cores that lose no frames.
@@ -138,11 +145,6 @@ class Encoder(nn.Module):
     def lost_frames(self) -> int:
         """Frames at the start of a movie for which there is no prediction."""
         return self.core.lost_frames
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def forward(
         self,
@@ -212,30 +214,10 @@ class Encoder(nn.Module):
         rate: Tensor = self.output(drive)
         return rate
 
-    def _given(self, name: str, signal: Signal, inputs: Tensor, data_key: str) -> Tensor | None:
-        """Return a signal as it is or, if asked for, its training mean (batch, channel, time)."""
-        if signal is None or isinstance(signal, Tensor):
-            return signal
-        if signal != "mean":
-            raise ConfigurationError(f"{name} is {signal!r}: give a tensor, 'mean' for the training mean, or None")
-        mean = getattr(self.data_info[data_key], f"mean_{name}")
-        if mean is None:
-            raise ConfigurationError(
-                f"{data_key!r} has no known mean {name}: give a tensor, or None, or load the data with {name}"
-            )
-        batch, _, time, _, _ = inputs.shape
-        return torch.tensor(mean, dtype=inputs.dtype, device=inputs.device)[None, :, None].expand(batch, -1, time)
-
-    def respond(self, batch: Batch, data_key: str, unit_idx: UnitIndex | None = None) -> Tensor:
-        """Predict the responses to a batch from everything that it carries; see `forward`."""
-        prediction: Tensor = self(
-            batch.inputs, data_key, batch.behavior, batch.pupil_center, unit_idx, batch.optogenetic_signal
-        )
-        return prediction
-
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
-        """Return the weighted penalties that apply when this scan is trained, by name."""
-        terms = self.core.regularizer() | self.recurrent.regularizer() | self.readouts[data_key].regularizer()
+        """Return the weighted penalties that apply when this scan is trained, by name; none of a frozen core."""
+        terms = {} if self.core.frozen else self.core.regularizer()
+        terms |= self.recurrent.regularizer() | self.readouts[data_key].regularizer()
         if data_key in self.shifters:
             terms |= self.shifters[data_key].regularizer()
         if data_key in self.modulators:
@@ -269,6 +251,8 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed GPUs too
         core = network.core.build(channels)
+        if network.pretrained is not None and network.pretrained.frozen:
+            freeze(core)
         recurrent = network.recurrent.build(core.out_channels, _light_trains(network.recurrent, data_info))
         nonlinearity = output_nonlinearity(network.nonlinearity)
         sites = {}
@@ -357,22 +341,22 @@ def _modulators(kind: NoModulator | ModulatorConfiguration, data_info: DataInfo)
     return {data_key: kind.build(scan.n_behavior, scan.n_units) for data_key, scan in with_behavior.items()}
 
 
-def encoder_to_bytes(encoder: Encoder) -> bytes:
+def encoder_to_bytes(encoder: EncodingModel) -> bytes:
     """Return the weights in the safetensors format."""
     return safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     )
 
 
-def load_encoder(network: Network, data_info: DataInfo, data: bytes) -> Encoder:
-    """Rebuild an encoder from what `encoder_to_bytes` returned, in evaluation mode on the CPU.
+def load_encoder(network: Architecture[ModelT], data_info: DataInfo, data: bytes) -> ModelT:
+    """Rebuild a model from what `encoder_to_bytes` returned, in evaluation mode on the CPU.
 
     Raises
     ------
     ConfigurationError
         If the weights are damaged or belong to another network; the message names the first tensors that differ.
     """
-    encoder = build_encoder(network, data_info, seed=0)
+    encoder = network.build(data_info, seed=0)
     try:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:

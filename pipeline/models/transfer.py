@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores import Core
-from pipeline.models.encoder import Encoder
+
+if TYPE_CHECKING:  # the encoder freezes cores
+    from pipeline.models.encoder import Encoder
 
 
 def copy_core(source: Encoder, target: Encoder) -> None:
@@ -41,9 +45,9 @@ def copy_core(source: Encoder, target: Encoder) -> None:
 def freeze(core: Core) -> None:
     """Keep a core as it is while the encoder around it is trained.
 
-    Its parameters take no gradient, and it stays in evaluation mode whatever mode the encoder is switched to, so that
-    normalisation uses and keeps the statistics of its own training and nothing is dropped. Gradients still pass
-    through to the input.
+    Its parameters take no gradient and no penalty, and it stays in evaluation mode whatever mode the encoder is
+    switched to, so that normalisation uses and keeps the statistics of its own training and nothing is dropped.
+    Gradients still pass through to the input.
     """
     core.requires_grad_(False)
     core.frozen = True

@@ -8,19 +8,20 @@ import safetensors.torch
 
 from pipeline.datasets.info import DataInfo, data_info_from_json, data_info_to_json
 from pipeline.errors import ConfigurationError
-from pipeline.models.encoder import Encoder, Network, load_encoder
+from pipeline.models.base import Architecture, EncodingModel
+from pipeline.models.encoder import ModelT, load_encoder
 
 _DATA_INFO = "data_info"
 
 
-def pack(encoder: Encoder, data_info: DataInfo) -> bytes:
-    """Return the file of a trained encoder."""
+def pack(encoder: EncodingModel, data_info: DataInfo) -> bytes:
+    """Return the file of a trained model."""
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     return safetensors.torch.save(state, metadata={_DATA_INFO: data_info_to_json(data_info)})
 
 
-def unpack(network: Network, data: bytes) -> tuple[Encoder, DataInfo]:
-    """Rebuild an encoder, in evaluation mode on the CPU, from what `pack` returned.
+def unpack(network: Architecture[ModelT], data: bytes) -> tuple[ModelT, DataInfo]:
+    """Rebuild a model, in evaluation mode on the CPU, from what `pack` returned.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.datasets.batches import Batch
 from pipeline.metrics import mean_of_defined, single_trial_correlation
-from pipeline.models.encoder import Encoder
+from pipeline.models.base import EncodingModel
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -24,7 +24,7 @@ def on_device(batch: BatchT, device: torch.device) -> BatchT:
 
 
 @contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
+def evaluating(encoder: EncodingModel) -> Iterator[None]:
     """Put the encoder in evaluation mode without gradients, and back as it was."""
     was_training = encoder.training
     encoder.eval()
@@ -35,12 +35,12 @@ def evaluating(encoder: Encoder) -> Iterator[None]:
         encoder.train(was_training)
 
 
-def predict(encoder: Encoder, loader: Iterable[Batch], data_key: str) -> list[tuple[np.ndarray, np.ndarray]]:
+def predict(encoder: EncodingModel, loader: Iterable[Batch], data_key: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Predict every trial of a loader.
 
     Parameters
     ----------
-    encoder : Encoder
+    encoder : EncodingModel
         Evaluated where its weights are, in evaluation mode; left in the mode it was in.
     loader : iterable of MovieBatch or ImageBatch
         Its trials, in the order of the result.
@@ -80,7 +80,7 @@ class Score:
     undefined_units: int
 
 
-def score(encoder: Encoder, loaders: Mapping[str, Iterable[Batch]]) -> Score:
+def score(encoder: EncodingModel, loaders: Mapping[str, Iterable[Batch]]) -> Score:
     """Return the mean single-trial correlation over the units of all scans, by data_key in ``loaders``."""
     per_scan = []
     for data_key, loader in loaders.items():

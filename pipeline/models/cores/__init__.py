@@ -10,6 +10,7 @@ from pipeline.models.cores.factorized3d import Factorized3d
 from pipeline.models.cores.gabor import GaborEnergy
 from pipeline.models.cores.gaussian_laplace import GaussianLaplace, StackedLinearGaussianLaplace
 from pipeline.models.cores.linear2d import Dense, Linear
+from pipeline.models.cores.pretrained import Pretrained
 from pipeline.models.cores.rotation2d import RotationEquivariant2d
 from pipeline.models.cores.se2d import SE2d
 from pipeline.models.cores.stacked2d import Stacked2d
@@ -46,6 +47,7 @@ __all__ = [
     "GaborEnergy",
     "GaussianLaplace",
     "Linear",
+    "Pretrained",
     "RotationEquivariant2d",
     "SE2d",
     "Stacked2d",
