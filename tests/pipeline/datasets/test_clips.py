@@ -15,6 +15,7 @@ from pipeline.datasets.batches import MovieBatch
 from pipeline.datasets.clips import MovieClips, ScanMovies, light_allows
 from pipeline.datasets.loaders import ScanLoader, open_loaders
 from pipeline.errors import ConfigurationError, DatasetError
+from pipeline.models import ConvGRU, Network, Stacked2d, build_encoder
 
 FRAMES = 8
 TIERS = ["train"] * 6 + ["validation"] * 3 + ["test"] * 4
@@ -172,6 +173,21 @@ def test_what_is_left_out_is_none(scan: Any, settings: dict[str, str], channels:
     assert (found.info.mean_behavior is None) == (channels is None)
     assert torch.equal(batch.optogenetic_signal, movies(scan.path)[0, 0, 8].optogenetic_signal)
     assert found.info.n_opto == (2 if settings.get("opto") == "apart" else 0)
+
+
+@pytest.mark.parametrize("opto", ["apart", "behavior"])
+def test_only_light_apart_reaches_the_gates(scan: Any, opto: str) -> None:
+    found = movies(scan.path, opto=opto)
+    network = Network(Stacked2d(hidden_channels=2, layers=1, input_kern=3), ConvGRU(hidden_channels=2, opto="gates"))
+    if opto == "behavior":
+        with pytest.raises(ConfigurationError, match="no scan has light for the gates"):
+            build_encoder(network, {"a": found.info}, seed=0)
+        return
+    encoder = build_encoder(network, {"a": found.info}, seed=0).eval()
+    torch.nn.init.normal_(encoder.recurrent.light_to_gates, std=3)
+    batch = found[1, 10, 10]  # the light goes on in the sixth frame
+    lit, dark = (encoder.respond(one, "a") for one in (batch, batch._replace(optogenetic_signal=None)))
+    assert (lit != dark).any(1).tolist() == [[False] * 5 + [True] * 5]
 
 
 def test_channels_hold_the_normalised_signals_at_every_place(scan: Any) -> None:
