@@ -17,6 +17,20 @@ SHARE = ("none", "features", "grid", "both")
 class Neurons(nn.Module):
     """The neurons behind the units of one or several scans, and the parameters that they have once.
 
+    Features start equal; means start at the mean of the centres of the neuron's units if the centres of all scans are
+    known, otherwise at random.
+
+    Parameters
+    ----------
+    share : str
+        One of `SHARE`.
+    sites : mapping
+        Of the scans, by data_key.
+    index : mapping
+        What `number_neurons` says of them.
+    init_range : float
+        Means at random are within plus or minus this.
+
     Attributes
     ----------
     features : Parameter or None
@@ -30,7 +44,7 @@ class Neurons(nn.Module):
     copies: Tensor
 
     def __init__(
-        self, share: str, sites: Mapping[str, ReadoutSite], index: Mapping[str, Tensor], range_: float
+        self, share: str, sites: Mapping[str, ReadoutSite], index: Mapping[str, Tensor], init_range: float
     ) -> None:
         super().__init__()
         units = torch.cat(list(index.values()))
@@ -41,11 +55,11 @@ class Neurons(nn.Module):
         if share in ("features", "both"):
             self.features = nn.Parameter(torch.full((neurons, channels), 1 / channels))
         if share in ("grid", "both"):
-            self.mu = nn.Parameter(torch.empty(neurons, 2).uniform_(-range_, range_))
+            mu = torch.empty(neurons, 2).uniform_(-init_range, init_range)
             centers = [site.centers.clamp(-1, 1) for site in sites.values() if site.centers is not None]
             if len(centers) == len(sites):
-                total = torch.zeros(neurons, 2).index_add_(0, units, torch.cat(centers))
-                self.mu.data = total / self.copies[:, None]
+                mu = torch.zeros(neurons, 2).index_add_(0, units, torch.cat(centers)) / self.copies[:, None]
+            self.mu = nn.Parameter(mu)
 
     def constrain(self) -> None:
         """Bring means that an optimiser step carried out of the map back to its border."""
