@@ -82,8 +82,12 @@ class Basic3d(CoreConfiguration):
     """
 
     hidden_channels: tuple[int, ...] = setting((16, 16), "channels of each layer", ge=1)
-    input_kernel: tuple[int, ...] = setting((11, 9, 9), "frames, height, width of the first layer's filters", ge=1)
-    hidden_kernel: tuple[int, ...] = setting((5, 5, 5), "frames, height, width of the other layers' filters", ge=1)
+    input_kernel: tuple[int, ...] = setting(
+        (11, 9, 9), "length, height and width of the first layer's filters", unit="frames, px, px", ge=1
+    )
+    hidden_kernel: tuple[int, ...] = setting(
+        (5, 5, 5), "length, height and width of the other layers' filters", unit="frames, px, px", ge=1
+    )
     strides: tuple[int, ...] = setting((1,), "steps of the filters in space, for all layers or each", unit="px", ge=1)
     spatial_dilations: tuple[int, ...] = setting(
         (1,), "steps between the taps of the filters in space, for all layers or each", unit="px", ge=1

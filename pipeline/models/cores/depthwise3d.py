@@ -162,8 +162,13 @@ class Depthwise3d(CoreConfiguration):
 
     channels: tuple[int, ...] = setting((64, 128, 256), "channels of each group of blocks", ge=1)
     blocks: tuple[int, ...] = setting((4, 3, 2), "blocks in each group", ge=1)
-    strides: tuple[int, ...] = setting((2, 2, 2), "steps of the spatial filters in the first block of each group", ge=1)
-    spatial_kernel: int = setting(3, "side of the spatial filters, in places of the block before", ge=1)
+    strides: tuple[int, ...] = setting(
+        (2, 2, 2),
+        "steps of the spatial filters in the first block of each group",
+        unit="places of the block before",
+        ge=1,
+    )
+    spatial_kernel: int = setting(3, "side of the spatial filters", unit="places of the block before", ge=1)
     temporal_kernel: int = setting(5, "length of the temporal filters", unit="frames", ge=1)
     expansion: int = setting(6, "channels inside a block, in channels of its input", ge=1)
     se_reduction: int = setting(32, "channels inside a block for each channel of its squeezed frames", ge=1)

@@ -135,7 +135,7 @@ class GaborEnergy(CoreConfiguration):
 
     wavelengths: tuple[float, ...] = setting((4.0, 8.0, 16.0), "wavelengths of the filters", unit="px", ge=2)
     orientations: int = setting(8, "orientations of the filters, evenly spaced", ge=1)
-    bandwidth: float = setting(0.5, "std of the filters' Gaussian windows, in wavelengths", gt=0, le=2)
+    bandwidth: float = setting(0.5, "std of the filters' Gaussian windows", unit="wavelengths", gt=0, le=2)
     pool: int = setting(8, "side of the squares over which responses are averaged", unit="px", ge=1)
     opponent_energy: bool = setting(False, "energies of the opponent colours too")
     simple: bool = setting(False, "the signed responses of the even and odd filters too, averaged")

@@ -104,7 +104,9 @@ class ViT(CoreConfiguration):
     """
 
     patch: int = setting(8, "side of the patches", unit="px", ge=1)
-    stride: int = setting(4, "pixels between neighbouring patches; below the side of a patch, they overlap", ge=1)
+    stride: int = setting(
+        4, "distance between neighbouring patches; below the side of a patch, they overlap", unit="px", ge=1
+    )
     embedding: int = setting(64, "channels of the tokens", ge=1)
     heads: int = setting(4, "heads of attention; they share the channels out among them", ge=1)
     depth: int = setting(4, "number of blocks", ge=1)
