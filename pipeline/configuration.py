@@ -65,6 +65,13 @@ class Setting:
                 return f"it must be {sign} {bound:g}"
         return ""
 
+    def allowed(self) -> str:
+        """Return the choices or the range in words, such as ``> 0, <= 1``; empty if everything is allowed."""
+        if self.choices:
+            return ", ".join(map(repr, self.choices))
+        bounds = (("> ", self.gt), (">= ", self.ge), ("< ", self.lt), ("<= ", self.le))
+        return ", ".join(f"{sign}{bound:g}" for sign, bound in bounds if bound is not None)
+
 
 def setting(
     default: Any,
@@ -198,6 +205,33 @@ class Configuration:
         choices = [value if isinstance(value, list) else [value] for value in values.values()]
         for combination in itertools.product(*choices):
             yield cls.from_dict(dict(zip(values, combination, strict=True)))
+
+    @classmethod
+    def description(cls) -> list[dict[str, Any]]:
+        """Return what is known of each setting: setting, type, default, unit, allowed, meaning.
+
+        >>> @dataclass(frozen=True)
+        ... class Blur(Configuration):
+        ...     sigma: float | None = setting(1.0, "std of the Gaussian", unit="px", gt=0)
+        >>> Blur.description()[0]["type"], Blur.description()[0]["allowed"]
+        ('float or None', '> 0')
+        """
+        rows = []
+        for field in dataclasses.fields(cls):
+            known = field.metadata["setting"]
+            wanted, optional = cls.field_types()[field.name]
+            name = f"{typing.get_args(wanted)[0].__name__}s" if typing.get_origin(wanted) is tuple else wanted.__name__
+            rows.append(
+                {
+                    "setting": field.name,
+                    "type": f"{name} or None" if optional else name,
+                    "default": field.default,
+                    "unit": known.unit,
+                    "allowed": known.allowed(),
+                    "meaning": known.doc,
+                }
+            )
+        return rows
 
     def settings(self) -> dict[str, Any]:
         """Return the fields as a dictionary, in the order of declaration."""

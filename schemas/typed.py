@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import datajoint as dj
+import pandas as pd
 
 from pipeline.configuration import Configuration
 from pipeline.errors import ConfigurationError
@@ -55,6 +56,30 @@ def to_row(config: Configuration) -> Key:
     return row
 
 
+class Settings(pd.DataFrame):
+    """What can be set, one row a setting, shown in full: no row and no word is cut off."""
+
+    @property
+    def _constructor(self) -> type[Settings]:
+        return Settings
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return self.to_html(index=False, justify="left")
+
+    def __repr__(self) -> str:
+        return self.to_string(index=False)
+
+
+def settings_of(*kinds: type[Configuration]) -> Settings:
+    """Return the settings of kinds: kind, setting, type, default, unit, allowed, meaning."""
+    columns = ["kind", "setting", "type", "default", "unit", "allowed", "meaning"]
+    nothing = [{"meaning": "has no settings"}]
+    rows = [{"kind": kind.kind(), **row} for kind in kinds for row in kind.description() or nothing]
+    # As objects: pandas would make 3 into 3.0 and None into NaN.
+    return Settings([[row.get(name, "") for name in columns] for row in rows], columns=columns, dtype=object)
+
+
 class ConfigurationPart(dj.Part):
     """One kind of configuration; `kind` is its dataclass."""
 
@@ -69,6 +94,11 @@ class ConfigurationPart(dj.Part):
         >>> CoreConfig.Stacked2d.fill(hidden_kern=[3, 7], layers=4)  # doctest: +SKIP
         """
         return [cls.master.add(config) for config in cls.kind.product(**values)]  # type: ignore[attr-defined]
+
+    @classmethod
+    def explain(cls) -> Settings:
+        """Return what each setting of this kind is, as a pandas frame."""
+        return settings_of(cls.kind)
 
     def insert(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> None:
         """Validate rows of settings and add them all, or none; the hash follows from the settings and may be left out.
@@ -115,6 +145,30 @@ class ConfigurationTable(dj.Lookup):
             raise ConfigurationError(f"{cls.__name__} has no kind {kind.kind()!r}: it has {known}")
         part: type[ConfigurationPart] = getattr(cls, kind.kind())
         return part
+
+    @classmethod
+    def explain(cls, kind: str = "") -> Settings:
+        """Return what each setting is, as a pandas frame: kind, setting, type, default, unit, allowed, meaning.
+
+        Parameters
+        ----------
+        kind : str
+            Name of one kind; all kinds if not given.
+
+        Examples
+        --------
+        >>> CoreConfig.explain("Stacked2d")  # doctest: +SKIP
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such kind.
+        """
+        chosen = [known for known in cls.kinds if kind in ("", known.kind())]
+        if not chosen:
+            names = ", ".join(known.kind() for known in cls.kinds)
+            raise ConfigurationError(f"{cls.__name__} has no kind {kind!r}: it has {names}")
+        return settings_of(*chosen)
 
     @classmethod
     def add(cls, config: Configuration) -> Key:

@@ -4,7 +4,11 @@ import doctest
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,3 +155,57 @@ def test_field_types_name_the_scalar_and_whether_none_is_allowed() -> None:
         "flag": (bool, False), "count": (int, False), "width": (float, False), "mode": (str, False),
         "sizes": (tuple[int, ...], False), "scales": (tuple[float, ...], False), "limit": (float, True),
     }  # fmt: skip
+
+
+ODD = Kind(False, 9, 0.1 + 0.2, "fancy", (2**31 - 1, 1), (1e-300, 1e22, 1 / 3, 5e-324), 123456789.123)
+GOLDEN = [
+    (Kind(), "b6894f8f54ce94d523cbd1895893bb6a3465be57ee9c1c2fba02217a78fd308a"),
+    (ODD, "bfaa64f2288a8e3e7011a94740c2ce0a2fe91aea4ee710821fe66075b23747f3"),
+    (Text('Grün "µ" ∞ 🧠\n'), "eca4c5cf27c2bb91087316bccb40d87d6c5af947e1f857a49364b2881223d778"),
+]
+
+
+@pytest.mark.parametrize(("config", "digest"), GOLDEN, ids=lambda value: type(value).__name__)
+def test_hashes_are_those_of_all_versions_of_python(config: Configuration, digest: str) -> None:
+    assert config.hash() == digest
+
+
+def test_hashes_are_the_same_in_another_process_and_in_any_order_of_fields() -> None:
+    code = (
+        "import json, sys; from test_configuration import Kind, ODD; "
+        "given = json.loads(sys.argv[1]); print(Kind().hash(), ODD.hash(), Kind.from_dict(given).hash())"
+    )
+    backwards = json.dumps(dict(reversed(ODD.settings().items())))
+    here = Path(__file__).parent
+    for seed in ("0", "4242"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
+        found = subprocess.run(
+            [sys.executable, "-c", code, backwards], env=environment, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.split() == [Kind().hash(), ODD.hash(), ODD.hash()]
+
+
+def test_another_default_leaves_the_hash_of_written_settings() -> None:
+    old, new = (
+        make_dataclass("Blur", [("sigma", float, setting(default, "std"))], bases=(Configuration,), frozen=True)
+        for default in (1.0, 2.0)
+    )
+    row = old().settings()
+    assert new.from_dict(row).hash() == old().hash()
+    assert new().hash() != old().hash()
+
+
+def test_a_description_by_hand() -> None:
+    rows = {row.pop("setting"): row for row in Kind.description()}
+    assert rows["count"] == {"type": "int", "default": 3, "unit": "", "allowed": ">= 1, <= 9", "meaning": "how many"}
+    assert rows["width"] == {
+        "type": "float",
+        "default": 0.5,
+        "unit": "px",
+        "allowed": "> 0, < 10",
+        "meaning": "how wide",
+    }
+    assert [rows[name]["type"] for name in ("flag", "mode", "sizes", "scales", "limit")] == [
+        "bool", "str", "ints", "floats", "float or None",
+    ]  # fmt: skip
+    assert [rows[name]["allowed"] for name in ("flag", "mode", "scales")] == ["", "'plain', 'fancy', '1'", ""]

@@ -266,3 +266,23 @@ def test_networks_fill_joins_every_combination() -> None:
         config.NetworkConfig.CorePlusReadout.insert1({"core_hsh": cores[0]["core_hash"]})
     with pytest.raises(ConfigurationError, match=r"CorePlusReadout\.nonlinearity: 'relu' is not allowed"):
         config.NetworkConfig.add(Network(nonlinearity="relu"))
+
+
+def test_settings_are_explained_in_full() -> None:
+    cores = table_of("CoreConfig")
+    every, stacked = cores.explain(), cores.explain("Stacked2d")
+    assert list(every["kind"].unique()) == [kind.kind() for kind in CORES]
+    assert stacked.equals(cores.Stacked2d.explain())
+    assert stacked.equals(every[every["kind"] == "Stacked2d"].reset_index(drop=True))
+    (row,) = stacked[stacked["setting"] == "hidden_padding"].to_dict("records")
+    meaning = "zeros around the maps in the other layers; None for those that keep their size"
+    assert row == {
+        "kind": "Stacked2d", "setting": "hidden_padding", "type": "int or None", "default": None, "unit": "px",
+        "allowed": ">= 0", "meaning": meaning,
+    }  # fmt: skip
+    assert meaning in repr(stacked)
+    shown = every._repr_html_()
+    assert meaning in shown and shown.count("<tr>") == len(every)
+    assert table_of("ShifterConfig").explain("NoShifter")["meaning"].tolist() == ["has no settings"]
+    with pytest.raises(ConfigurationError, match="CoreConfig has no kind 'stacked2d': it has Basic3d"):
+        cores.explain("stacked2d")
