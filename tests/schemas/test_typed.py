@@ -271,7 +271,7 @@ def test_networks_fill_joins_every_combination() -> None:
 def test_settings_are_explained_in_full() -> None:
     cores = table_of("CoreConfig")
     every, stacked = cores.explain(), cores.explain("Stacked2d")
-    assert list(every["kind"].unique()) == [kind.kind() for kind in CORES]
+    assert list(every["kind"].unique()) == [kind.kind() for kind in cores.kinds]
     assert stacked.equals(cores.Stacked2d.explain())
     assert stacked.equals(every[every["kind"] == "Stacked2d"].reset_index(drop=True))
     (row,) = stacked[stacked["setting"] == "hidden_padding"].to_dict("records")
