@@ -1,4 +1,4 @@
-"""How well the units are predicted: distributions of scores, and scores against the oracle."""
+"""How well the units are predicted: distributions of scores, scores of two models, and scores against the oracle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.checks import FigureError, as_array, same_length
-from pipeline.figures.style import PALETTE, QUIET, RECORDED, TEST, VALIDATION, styled, undefined_note
+from pipeline.figures.style import PALETTE, PREDICTED, QUIET, RECORDED, TEST, VALIDATION, styled, undefined_note
 from pipeline.metrics import fraction_oracle
 
 _FIXED_COLOURS = {"validation": VALIDATION, "test": TEST, "oracle": RECORDED}
@@ -18,7 +18,7 @@ _FIXED_COLOURS = {"validation": VALIDATION, "test": TEST, "oracle": RECORDED}
 
 @styled
 def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int = 20) -> Figure:
-    """Draw the distribution of a score over units, one outline a label, with the mean of each.
+    """Draw the distribution of a score over units, one outline a label, with the mean of each as a dashed line.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def score_histogram(scores: Mapping[str, np.ndarray], xlabel: str, *, bins: int 
         )  # fmt: skip
         if len(values):
             axes.plot(
-                values.mean(), 1.015, marker="v", markersize=6, color=colour, clip_on=False,
-                transform=axes.get_xaxis_transform(), linestyle="none",
+                [values.mean()] * 2, [0, 1.015], color=colour, linestyle="--", linewidth=1, marker="v", markevery=[1],
+                markersize=6, clip_on=False, transform=axes.get_xaxis_transform(),
             )  # fmt: skip
     axes.set_xlabel(xlabel)
     axes.set_ylabel("Units")
@@ -98,20 +98,66 @@ def scores_against_oracle(
     if not both.any():
         raise FigureError("No unit has both an oracle and a model score: nothing to draw.")
     slope = slope_through_origin(oracle[both], score[both])
-    low = min(0.0, oracle[both].min(), score[both].min()) - 0.03
-    high = max(oracle[both].max(), score[both].max()) * 1.08
+    figure, axes = _scatter(oracle, score, both)
+    high = axes.get_xlim()[1]
+    axes.plot([0, high], [0, slope * high], color=TEST, linewidth=1.8, label=f"fraction oracle {slope:.2f}")
+    axes.set(xlabel="Oracle correlation", ylabel=score_label)
+    _name_farthest(axes, oracle, score, unit_names, named_units)
+    axes.legend(loc="upper left")
+    return figure
 
+
+@styled
+def scores_of_two_models(
+    first: np.ndarray, second: np.ndarray, names: tuple[str, str], score_label: str = "Single-trial correlation"
+) -> Figure:
+    """Scatter each unit's score in one model against that in another, with the identity and the means of both.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        (unit,) scores of the same units in the two models, horizontal and vertical; units with either undefined are
+        left out and counted.
+    names : tuple of str
+        Of the two models.
+    score_label : str
+        The score with its unit.
+
+    Raises
+    ------
+    FigureError
+        Shapes disagree, or no unit has both scores.
+    """
+    first, second = as_array("first", first, "unit"), as_array("second", second, "unit")
+    same_length("unit", first=first, second=second)
+    both = np.isfinite(first) & np.isfinite(second)
+    if not both.any():
+        raise FigureError(f"No unit has a score in both {names[0]} and {names[1]}: nothing to draw.")
+    figure, axes = _scatter(first, second, both)
+    means = first[both].mean(), second[both].mean()
+    axes.plot(
+        *means, color=PREDICTED, marker="+", markersize=13, markeredgewidth=2, linestyle="none", zorder=4,
+        label=f"means {means[0]:.3f} and {means[1]:.3f}",
+    )  # fmt: skip
+    higher = np.count_nonzero(second[both] > first[both])
+    axes.set(xlabel=f"{score_label}, {names[0]}", ylabel=f"{score_label}, {names[1]}")
+    axes.set_title(f"{axes.get_title(loc='left')}, {higher} higher in {names[1]}", fontsize=9)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _scatter(x: np.ndarray, y: np.ndarray, shown: np.ndarray) -> tuple[Figure, Axes]:
+    """Scatter units on two equal axes with the identity; the title counts them."""
+    low = min(0.0, x[shown].min(), y[shown].min()) - 0.03
+    high = max(x[shown].max(), y[shown].max(), 0.0) * 1.08 + 0.01
     figure = Figure(figsize=(6.0, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([low, high], [low, high], color=QUIET, linewidth=1, linestyle="--", label="identity")
-    axes.plot([0, high], [0, slope * high], color=TEST, linewidth=1.8, label=f"fraction oracle {slope:.2f}")
-    axes.scatter(oracle[both], score[both], s=22, color=RECORDED, alpha=0.65, linewidths=0, zorder=3)
-    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1, xlabel="Oracle correlation", ylabel=score_label)
-    _name_farthest(axes, oracle, score, unit_names, named_units)
-    axes.legend(loc="upper left")
-    left_out = np.count_nonzero(~both)
-    axes.set_title(f"{np.count_nonzero(both)} units" + (f", {left_out} undefined" if left_out else ""), fontsize=9)
-    return figure
+    axes.scatter(x[shown], y[shown], s=22, color=RECORDED, alpha=0.65, linewidths=0, zorder=3)
+    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+    left_out = np.count_nonzero(~shown)
+    axes.set_title(f"{np.count_nonzero(shown)} units" + (f", {left_out} undefined" if left_out else ""), fontsize=9)
+    return figure, axes
 
 
 def slope_through_origin(oracle: np.ndarray, score: np.ndarray) -> float:

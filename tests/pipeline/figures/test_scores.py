@@ -7,7 +7,12 @@ import pytest
 from matplotlib.patches import Polygon
 
 from pipeline.figures.checks import FigureError
-from pipeline.figures.scores import score_histogram, scores_against_oracle, slope_through_origin
+from pipeline.figures.scores import (
+    score_histogram,
+    scores_against_oracle,
+    scores_of_two_models,
+    slope_through_origin,
+)
 
 
 def counted_area(polygon: Polygon, edges: np.ndarray) -> list[float]:
@@ -35,7 +40,9 @@ def test_histogram_counts_units_in_shared_round_bins():
 
 def test_histogram_marks_the_means():
     figure = score_histogram({"test": np.array([0.1, 0.2, 0.6, np.nan])}, "Correlation")
-    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == pytest.approx([0.3])
+    (mean,) = figure.axes[0].lines
+    assert list(mean.get_xdata()) == pytest.approx([0.3, 0.3])
+    assert mean.get_linestyle() == "--"
 
 
 def test_a_label_without_any_value_is_named_and_all_undefined_is_refused():
@@ -67,3 +74,30 @@ def test_scatter_shows_units_with_both_scores_and_the_slope():
     assert axes.get_title(loc="left") == "3 units, 2 undefined"
     assert {text.get_text() for text in axes.texts} == {"b", "c"}
     assert axes.get_xlim() == axes.get_ylim()
+
+
+def test_two_models_are_compared_unit_by_unit():
+    first, second = np.array([0.1, 0.4, 0.6, np.nan, 0.5]), np.array([0.2, 0.3, 0.7, 0.2, np.nan])
+    figure = scores_of_two_models(first, second, ("linear", "deep"), "Single-trial correlation")
+    (axes,) = figure.axes
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[0.1, 0.2], [0.4, 0.3], [0.6, 0.7]])
+    lines = {line.get_label(): line for line in axes.lines}
+    np.testing.assert_array_equal(lines["identity"].get_xdata(), lines["identity"].get_ydata())
+    np.testing.assert_allclose(np.ravel(lines["means 0.367 and 0.400"].get_data()), [1.1 / 3, 1.2 / 3])
+    assert axes.get_title(loc="left") == "3 units, 2 undefined, 2 higher in deep"
+    assert axes.get_xlabel() == "Single-trial correlation, linear"
+    assert axes.get_ylabel() == "Single-trial correlation, deep"
+    assert axes.get_xlim() == axes.get_ylim()
+
+
+def test_all_units_of_two_models_lie_within_the_axes_also_below_zero():
+    (axes,) = scores_of_two_models(np.array([-2.0, -1.5]), np.array([-3.0, -0.5]), ("a", "b"), "Poisson loss").axes
+    low, high = axes.get_xlim()
+    assert low < -3 and high > -0.5
+
+
+def test_models_without_a_common_unit_or_of_other_units_are_refused():
+    with pytest.raises(FigureError, match="No unit has a score in both linear and deep"):
+        scores_of_two_models(np.array([0.1, np.nan]), np.array([np.nan, 0.2]), ("linear", "deep"))
+    with pytest.raises(FigureError, match="first 2, second 3"):
+        scores_of_two_models(np.zeros(2), np.zeros(3), ("linear", "deep"))
