@@ -15,6 +15,7 @@ from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.errors import ConfigurationError
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MLP, MODULATORS, READOUTS, RECURRENTS, SHIFTERS, NoShifter
+from pipeline.models.cores import Pretrained
 from pipeline.models.function import Function
 from pipeline.training import TRAINERS
 
@@ -38,15 +39,8 @@ def test_arguments_of_functions_have_one_hash_if_and_only_if_they_are_equal() ->
     assert Function("f.g", "{}").hash() != Function("f.h", "{}").hash()
 
 
-REGISTERED = tuple(
-    dict.fromkeys(
-        kind
-        for registry in (
-            CORES, RECURRENTS, READOUTS, SHIFTERS, MODULATORS, DATA_KINDS, PREPROCESSINGS, TRAINERS, MEI_KINDS
-        )
-        for kind in (*registry, Function)
-    )
-)  # fmt: skip
+PARTS_OF_MODELS = (*CORES, Pretrained, *RECURRENTS, *READOUTS, *SHIFTERS, *MODULATORS, Function)
+REGISTERED = (*PARTS_OF_MODELS, *DATA_KINDS, *PREPROCESSINGS, *TRAINERS, *MEI_KINDS)
 every_kind = pytest.mark.parametrize("kind", REGISTERED, ids=lambda kind: f"{kind.__module__}.{kind.kind()}")
 
 
