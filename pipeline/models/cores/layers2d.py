@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.cores.depthwise import DepthwiseConv2d
+
 
 class AdaptiveELU(nn.Module):
     """An ELU that is moved along both axes: elu(x - xshift) + yshift."""
@@ -52,9 +54,7 @@ class DepthSeparableConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.in_depth_conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-        self.spatial_conv = nn.Conv2d(
-            out_channels, out_channels, kernel, 1, padding, dilation, groups=out_channels, bias=bias
-        )
+        self.spatial_conv = DepthwiseConv2d(out_channels, kernel, padding, dilation, bias)
         self.out_depth_conv = nn.Conv2d(out_channels, out_channels, 1, bias=bias)
 
     def forward(self, frames: Tensor) -> Tensor:

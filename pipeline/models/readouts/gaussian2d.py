@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
-from pipeline.models.readouts.places import START, at_points, starting_points
+from pipeline.models.readouts.places import START, starting_points
+from pipeline.models.readouts.sampling import weighed_at_points
 from pipeline.models.readouts.sharing import SHARE, Neurons, number_neurons
 
 
@@ -93,7 +94,7 @@ class FullGaussian2dReadout(Readout):
         points = self._points(len(frames), units)
         if shift is not None:
             points = points + shift[:, None]
-        return (at_points(frames, points) * self._weights(units).t()).sum(dim=1)
+        return weighed_at_points(frames, points, self._weights(units))
 
     def _means(self, units: UnitIndex) -> Tensor:
         if self.neurons is not None and self.neurons.mu is not None:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
-from pipeline.models.readouts.places import START, at_points, half_map, starting_points
+from pipeline.models.readouts.places import START, half_map, starting_points
+from pipeline.models.readouts.sampling import weighed_at_points
 
 
 class LevelsReadout(Readout):
@@ -50,7 +51,7 @@ class LevelsReadout(Readout):
             points = points + shift[:, None]
         weights = self.features[units].unbind(dim=1)
         seen = zip(self.levels(frames), weights, strict=True)
-        return torch.stack([(at_points(level, points) * w.t()).sum(dim=1) for level, w in seen]).sum(dim=0)
+        return torch.stack([weighed_at_points(level, points, w) for level, w in seen]).sum(dim=0)
 
     def constrain(self) -> None:
         """Bring points that an optimiser step carried out of the map back to its border."""

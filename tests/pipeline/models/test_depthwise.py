@@ -1,0 +1,71 @@
+"""The gradient by strips is that of PyTorch's own convolution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.models.cores import depthwise as module
+from pipeline.models.cores.depthwise import DepthwiseConv2d, depthwise
+from pipeline.models.cores.stacked2d import Stacked2d
+
+
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def tensors(side: int, height: int, width: int, dtype: torch.dtype = torch.float64) -> Inputs:
+    """Frames with channels last, filters and biases."""
+    torch.manual_seed(0)
+    frames = torch.randn(3, 2, height, width, dtype=dtype).to(memory_format=torch.channels_last)
+    made = frames, torch.randn(2, 1, side, side, dtype=dtype), torch.randn(2, dtype=dtype)
+    return tuple(tensor.requires_grad_() for tensor in made)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("side", "padding"), [(4, 0), (5, 2), (6, 2), (7, 3), (7, 6)])
+def test_gradients_are_derivatives(side: int, padding: int) -> None:
+    def filtered(*inputs: torch.Tensor) -> torch.Tensor:
+        return depthwise(*inputs, padding)
+
+    assert torch.autograd.gradcheck(filtered, tensors(side, 4, 5))
+
+
+def test_gradients_can_be_derived_again() -> None:
+    assert torch.autograd.gradgradcheck(lambda *inputs: depthwise(*inputs, 2), tensors(5, 3, 4))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2 * 2 * 9 * 11 * 4, 2**22])
+def test_everything_equals_the_plain_convolution(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    """Whatever frames are computed together: each by itself, two and one, all."""
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    frames, weight, bias = inputs = tensors(7, 9, 11, torch.float32)
+    found, expected = depthwise(*inputs, 3), F.conv2d(frames, weight, bias, padding=3, groups=2)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(result.sin().sum(), inputs) for result in (found, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_strips_serve_wide_filters_in_single_precision_only() -> None:
+    def names(layer: DepthwiseConv2d, frames: torch.Tensor) -> str:
+        return str(layer(frames).grad_fn)
+
+    frames = torch.randn(1, 3, 12, 12)
+    assert "Depthwise" in names(DepthwiseConv2d(3, 5, 2, 1, bias=False), frames)
+    assert "Convolution" in names(DepthwiseConv2d(3, 3, 1, 1, bias=True), frames)
+    assert "Convolution" in names(DepthwiseConv2d(3, 5, 2, 2, bias=True), frames)
+    assert "Convolution" in names(DepthwiseConv2d(3, 5, 2, 1, bias=True).double(), frames.double())
+
+
+def test_training_compiles_in_one_piece() -> None:
+    torch.manual_seed(1)
+    core = Stacked2d(hidden_channels=4, input_kern=5, hidden_kern=7, layers=2, depth_separable=True).build(1)
+    compiled = torch.compile(core, backend="aot_eager", fullgraph=True)
+    videos = torch.randn(3, 1, 1, 16, 18)
+    gradients = []
+    for module_ in (core, compiled):
+        core.zero_grad()
+        module_(videos).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in core.named_parameters() if p.grad is not None})
+    assert len(gradients[0]) == len(dict(core.named_parameters()))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
