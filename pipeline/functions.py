@@ -64,7 +64,7 @@ class FunctionConfiguration(Configuration):
             raise ConfigurationError(f"{self.kind()}.function is empty: give the dotted path of a function")
         return legacy.resolve_function(self.function)
 
-    def refuse_misfit(self, function: Callable[..., Any], *values: Any, **named_values: Any) -> None:
+    def refuse_misfit(self, function: Callable[..., Any], /, *values: Any, **named_values: Any) -> None:
         """Raise a ConfigurationError, before anything is called, if the function does not take these arguments."""
         try:
             inspect.signature(function).bind(*values, **named_values)

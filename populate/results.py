@@ -15,7 +15,7 @@ from pipeline.datasets.loaders import ScanLoaders
 from pipeline.datasets.selection import DataConfiguration
 from pipeline.errors import GeniculateError
 from pipeline.mei.comparison import best_lag, match_receptive_field
-from pipeline.models import Encoder
+from pipeline.models.base import EncodingModel
 from pipeline.simulation import GroundTruth
 from pipeline.training.prediction import predict
 from schemas import analysis, config, dataset, mei, model, recording
@@ -122,9 +122,11 @@ def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key:
     Raises
     ------
     GeniculateError
-        If the model's readouts or the oracle of its data were not computed.
+        If the model's readouts or the oracle of its data were not computed, or it has no readouts of ours.
     """
     key = dict(key)
+    if not len(config.NetworkConfig.CorePlusReadout & {"network_hash": key["network_hash"]}):
+        raise GeniculateError("a function made this model's network, so there are no readouts to show: choose another")
     missing = [table.__name__ for table in (dataset.Oracle, analysis.ReadoutAnalysis) if not len(table & key)]
     if missing:
         raise GeniculateError(f"{' and '.join(missing)} of this model wait to be computed: run 'geniculate work' first")
@@ -154,7 +156,7 @@ def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key:
     )
 
 
-def responses_to_one_movie(encoder: Encoder, loaders: ScanLoaders, results: ScanResults) -> Responses | None:
+def responses_to_one_movie(encoder: EncodingModel, loaders: ScanLoaders, results: ScanResults) -> Responses | None:
     """Predict the trials of the movie that was repeated most, and average its repeats; None of still images."""
     frame_rate = results.info.frame_rate
     if frame_rate is None:

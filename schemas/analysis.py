@@ -9,7 +9,9 @@ import datajoint as dj
 import numpy as np
 
 from pipeline.analysis.readouts import ReadoutProperties, pixels_to_degrees, readout_properties
-from schemas import dataset, model, recording
+from pipeline.errors import ConfigurationError
+from pipeline.models import Encoder
+from schemas import config, dataset, model, recording
 from schemas.connection import schema as open_schema
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.rows import null
@@ -59,6 +61,11 @@ class ReadoutAnalysis(dj.Computed):
         feature_sparsity=null : float64  # 0: all channels alike, 1: a single one (Hoyer 2004)
         """
 
+    @property
+    def key_source(self) -> dj.expression.QueryExpression:
+        """Every model with readouts of ours; what a function made keeps them to itself."""
+        return model.Model.proj() & config.NetworkConfig.CorePlusReadout.proj()
+
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the weights are and the size of the screens."""
         scans = dataset.MultiDataset.Member * recording.Scan.proj("screen_width_deg", "screen_height_deg")
@@ -69,6 +76,8 @@ class ReadoutAnalysis(dj.Computed):
         """Read positions and features out of the weights."""
         started = time.perf_counter()
         encoder, info = model.Model.load_encoder(key)
+        if not isinstance(encoder, Encoder):
+            raise ConfigurationError("a network that a function made has no readouts of ours to be analysed")
         found = []
         for member in members:
             scan = info[member["data_key"]]

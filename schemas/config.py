@@ -12,9 +12,12 @@ import datajoint as dj
 from pipeline.configuration import Configuration, setting
 from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
+from pipeline.errors import ConfigurationError
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS
+from pipeline.models.cores import CoreConfiguration, Pretrained
 from pipeline.models.encoder import Network
+from pipeline.models.function import Function
 from pipeline.models.nonlinearities import NONLINEARITIES
 from pipeline.presets import preset
 from pipeline.training import TRAINERS
@@ -50,7 +53,7 @@ class DataConfig(ConfigurationTable):
 
 
 @schema
-@configured_by("core", *CORES)
+@configured_by("core", *CORES, Pretrained)
 class CoreConfig(ConfigurationTable):
     """Cores: shared features of the stimulus."""
 
@@ -102,18 +105,21 @@ class CorePlusReadout(Configuration):
 
 @schema
 @configured_by(
-    "network", CorePlusReadout, references={f"{name}_hash": table.__name__ for name, table in PART_TABLES.items()}
+    "network",
+    CorePlusReadout,
+    Function,
+    references={f"{name}_hash": table.__name__ for name, table in PART_TABLES.items()},
 )
 class NetworkConfig(ConfigurationTable):
-    """Networks, joined from the configurations of their parts."""
+    """Networks, joined from the configurations of their parts or made by a function."""
 
     @classmethod
     def add(cls, config: Configuration | Network) -> Key:
         """Insert a network, and its parts if they are new, and return its key."""
         if isinstance(config, Network):
             keys: dict[str, str] = {}
-            for name, table in PART_TABLES.items():
-                keys.update(table.add(getattr(config, name)))
+            for name, part in network_parts(config).items():
+                keys.update(PART_TABLES[name].add(part))
             config = CorePlusReadout(**keys, nonlinearity=config.nonlinearity)
         return super().add(config)
 
@@ -131,12 +137,49 @@ class NetworkConfig(ConfigurationTable):
         return [cls.add(CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity})) for keys in networks]
 
     @classmethod
-    def load_network(cls, key: Mapping[str, Any]) -> Network:
-        """Return the network that a key names, with all its parts."""
+    def load_network(cls, key: Mapping[str, Any]) -> Network | Function:
+        """Return the network that a key names, with all its parts, or the function that makes it.
+
+        A pretrained core has the architecture of the core that it is from.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such network, or its core is from a network that is not there or has no core of ours.
+        """
         joined = cls.load(key)
+        if isinstance(joined, Function):
+            return joined
         settings = joined.settings()
-        parts = {name: table.load(settings) for name, table in PART_TABLES.items()}
-        return Network(**parts, nonlinearity=settings["nonlinearity"])  # type: ignore[arg-type]
+        parts: dict[str, Any] = {name: table.load(settings) for name, table in PART_TABLES.items()}
+        if isinstance(parts["core"], Pretrained):
+            parts["pretrained"] = parts["core"]
+            parts["core"] = cls.source_core(parts["core"])
+        return Network(**parts, nonlinearity=settings["nonlinearity"])
+
+    @classmethod
+    def source_core(cls, pretrained: Pretrained) -> CoreConfiguration:
+        """Return the architecture of a core that is used again, which may itself have been used again.
+
+        Raises
+        ------
+        ConfigurationError
+            If the source's network is not there or was made by a function.
+        """
+        source = cls.load_network({"network_hash": pretrained.source_network_hash})
+        if isinstance(source, Function):
+            raise ConfigurationError(
+                f"the network of {source.function} cannot give its core to another: only networks of ours can"
+            )
+        return source.core
+
+
+def network_parts(network: Network | Function) -> dict[str, Configuration]:
+    """Return the configurations that make up a network: those of `NETWORK_PARTS`, or the function as ``network``."""
+    if isinstance(network, Function):
+        return {"network": network}
+    parts = {name: getattr(network, name) for name in NETWORK_PARTS}
+    return parts if network.pretrained is None else {**parts, "core": network.pretrained}
 
 
 @schema

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from pipeline.analysis.scores import UnitScores, score
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo, data_info_to_json
 from pipeline.errors import ConfigurationError
+from pipeline.functions import FunctionConfiguration
 from pipeline.metrics import mean_of_defined
-from pipeline.models import Encoder
+from pipeline.models import Encoder, Network
+from pipeline.models.base import Architecture, EncodingModel
+from pipeline.models.cores import Pretrained
+from pipeline.models.function import Function as NetworkFunction
+from pipeline.models.transfer import copy_core
 from pipeline.models.weights import pack, unpack
+from pipeline.training.dispatch import train_model
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.prediction import predict
-from pipeline.training.settings import Default
 from pipeline.training.start import initial_encoder
-from pipeline.training.trainer import train
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
 from schemas.connection import settings
@@ -102,8 +106,9 @@ class ModelSelection(dj.Manual):
 
 
 def _networks() -> dj.expression.QueryExpression:
-    """Networks and the hashes of their parts, so that queries on the parts restrict them."""
-    return config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
+    """Networks and the hashes of their parts, NULL of functions, so that queries on the parts restrict them."""
+    parts = config.NetworkConfig.CorePlusReadout.proj(*(f"{part}_hash" for part in config.NETWORK_PARTS))
+    return config.NetworkConfig.proj().join(parts, left=True)
 
 
 @schema
@@ -116,8 +121,8 @@ class Model(dj.Computed):
     ---
     validation_correlation=null : float64  # single-trial correlation, mean over units; what models are selected by
     test_correlation=null : float64  # the same on the test tier; NULL without test trials
-    model_best_epoch : int32  # epoch whose weights were kept
-    model_epochs : int32  # epochs trained
+    model_best_epoch=null : int32  # epoch whose weights were kept; NULL if a function trained, which does not tell
+    model_epochs=null : int32  # epochs trained; NULL if a function trained that did not report them
     model_parameters : int64  # trainable numbers
     model_weights : <object@main>  # safetensors, with the data information that rebuilds the network
     {provenance_columns("model")}
@@ -134,7 +139,7 @@ class Model(dj.Computed):
         epoch_loss=null : float64  # training loss of one response, without penalties
         epoch_regularization=null : float64  # penalties of a step
         epoch_validation_correlation=null : float64  # single-trial correlation, mean over units
-        epoch_learning_rate : float64  # of the optimiser
+        epoch_learning_rate=null : float64  # of the optimiser; NULL if a function trained
         epoch_seconds : float64  # (s) duration
         """
 
@@ -193,31 +198,41 @@ class Model(dj.Computed):
         return super().populate(*restrictions, reserve_jobs=reserve_jobs, refresh=refresh, **options)
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
-        """Fetch the folders of the data and the configurations."""
+        """Fetch the folders of the data, the configurations and where the weights of a pretrained core are."""
+        network = config.NetworkConfig.load_network(key)
         return (
             dataset.MultiDataset.paths(key),
             dataset.MultiDataset.units(key),
             config.DataConfig.load(key),
-            config.NetworkConfig.load_network(key),
+            network,
             config.TrainConfig.load(key),
+            self._source_weights(network.pretrained) if isinstance(network, Network) and network.pretrained else None,
         )
 
     def make_compute(
-        self, key: Key, paths: dict[str, str], units: dict[str, Any], data: Any, network: Any, trainer: Any
+        self,
+        key: Key,
+        paths: dict[str, str],
+        units: dict[str, Any],
+        data: Any,
+        network: Network | NetworkFunction,
+        trainer: Any,
+        source_path: str | None,
     ) -> tuple[Any, ...]:
         """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was."""
         started = time.perf_counter()
-        if not isinstance(trainer, Default):
-            raise ConfigurationError(f"no trainer for settings of kind {trainer.kind()}")
         loaders, info = dataset.loaders_of(paths, units, data, trainer.batch_size, key["seed"])
         encoder, info = initial_encoder(network, info, loaders, key["seed"])
-        with bar(trainer.max_epochs, f"training {network.core.kind()} seed {key['seed']}", "epoch") as shown:
+        if isinstance(network, Network) and network.pretrained is not None:
+            copy_core(_ours(self.load_encoder(network.pretrained.source)[0]), _ours(encoder))
+        name = network.core.kind() if isinstance(network, Network) else network.function
+        with bar(getattr(trainer, "max_epochs", None), f"training {name} seed {key['seed']}", "epoch") as shown:
 
             def on_epoch(epoch: Epoch) -> None:
                 shown.set_postfix(loss=f"{epoch.loss:.4g}", validation=f"{epoch.validation_correlation:.3f}")
                 shown.update()
 
-            result = train(encoder, loaders, trainer, key["seed"], on_epoch, _checkpoint(key, info))
+            result = train_model(encoder, loaders, trainer, key["seed"], on_epoch, _checkpoint(key, info), key)
         scores = score_encoder(encoder, loaders)
         return result, scores, info, encoder, time.perf_counter() - started
 
@@ -227,7 +242,7 @@ class Model(dj.Computed):
         result: TrainingResult,
         scores: dict[tuple[str, str], UnitScores],
         info: DataInfo,
-        encoder: Encoder,
+        encoder: EncodingModel,
         seconds: float,
     ) -> None:
         """Insert the model, its epochs and its scores."""
@@ -237,7 +252,7 @@ class Model(dj.Computed):
                 "validation_correlation": null(_mean_over_units(scores, "validation")),
                 "test_correlation": null(_mean_over_units(scores, "test")),
                 "model_best_epoch": result.best_epoch,
-                "model_epochs": result.history[-1].epoch,
+                "model_epochs": result.history[-1].epoch if result.history else None,
                 "model_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
                 "model_weights": (".safetensors", pack(encoder, info)),
                 **provenance_row("model", seconds, str(encoder.device)),
@@ -250,7 +265,7 @@ class Model(dj.Computed):
                 "epoch_loss": null(epoch.loss),
                 "epoch_regularization": null(epoch.regularization),
                 "epoch_validation_correlation": null(epoch.validation_correlation),
-                "epoch_learning_rate": epoch.learning_rate,
+                "epoch_learning_rate": null(epoch.learning_rate),
                 "epoch_seconds": epoch.seconds,
             }
             for epoch in result.history
@@ -278,16 +293,60 @@ class Model(dj.Computed):
         _checkpoint(key, info).unlink(missing_ok=True)
 
     @classmethod
-    def load_encoder(cls, key: Mapping[str, Any]) -> tuple[Encoder, DataInfo]:
-        """Return the trained encoder of one model, in evaluation mode, and the information on its data."""
+    def load_encoder(cls, key: Mapping[str, Any]) -> tuple[EncodingModel, DataInfo]:
+        """Return the trained encoder of one model, in evaluation mode, and the information on its data.
+
+        It is an `Encoder`, or a `ForeignEncoder` if a function made the network.
+        """
         row = (cls & key).fetch1()
-        return unpack(config.NetworkConfig.load_network(row), row["model_weights"].read())
+        network: Architecture[EncodingModel] = config.NetworkConfig.load_network(row)
+        return unpack(network, row["model_weights"].read())
+
+    @classmethod
+    def core_of(cls, key: Mapping[str, Any], frozen: bool = True) -> Key:
+        """Add the core of a trained model as one to build on, and return its key, for `NetworkConfig.fill`.
+
+        Parameters
+        ----------
+        key : mapping
+            Of one model.
+        frozen : bool
+            Keep its weights as they are and train the rest; otherwise training goes on from them.
+
+        Raises
+        ------
+        ConfigurationError
+            If this is not one trained model, or its network has no core of ours.
+
+        Examples
+        --------
+        >>> config.NetworkConfig.fill([Model.core_of(key)], ...)  # doctest: +SKIP
+        """
+        found = (cls & key).keys()
+        if len(found) != 1:
+            raise ConfigurationError(f"{dict(key)} names {len(found)} trained models, but a core is from exactly one")
+        pretrained = Pretrained(**{f"source_{name}": value for name, value in found[0].items()}, frozen=frozen)
+        config.NetworkConfig.source_core(pretrained)  # refuses sources without a core of ours
+        return config.CoreConfig.add(pretrained)
+
+    @classmethod
+    def _source_weights(cls, pretrained: Pretrained) -> str:
+        """Return where the weights are that a core starts from; a model that is gone is named."""
+        found = (cls & pretrained.source).to_dicts()
+        if not found:
+            raise ConfigurationError(
+                f"the model that a pretrained core is from is not there: train {pretrained.source} again, or choose "
+                "another core"
+            )
+        path: str = found[0]["model_weights"].path
+        return path
 
     @classmethod
     def leaderboard(cls, *restrictions: Any, parameters: bool = False) -> pd.DataFrame:
         """Return models with their scores and parts, the best on validation first.
 
-        Parts are named by their kind and the settings in which the listed models differ.
+        Parts are named by their kind and the settings in which the listed models differ. Of a network that a function
+        made, the function stands in the place of the core.
 
         Parameters
         ----------
@@ -302,10 +361,11 @@ class Model(dj.Computed):
         rows = models.proj(*SHOWN_SCORES, "model_epochs", "model_parameters").to_dicts()
         parts = [_parts(row) for row in rows]
         for name in config.NETWORK_PARTS:
-            for row, label in zip(rows, _labels([part[name] for part in parts]), strict=True):
+            for row, label in zip(rows, _labels([_shown(part, name) for part in parts]), strict=True):
                 row[name] = label
         shown = [*config.NETWORK_PARTS, "seed", *SHOWN_SCORES]
         frame = pd.DataFrame(rows, columns=[*shown, "model_epochs", "model_parameters", *cls().primary_key[:-1]])
+        frame = frame.astype({"model_epochs": "Int64"})  # NULL beside numbers would make them floats
         if parameters:
             frame = frame.join(pd.DataFrame([flat_settings(part) for part in parts], index=frame.index, dtype=object))
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
@@ -336,9 +396,19 @@ class Model(dj.Computed):
 
 def _parts(row: Mapping[str, Any]) -> dict[str, Configuration]:
     """Return the configurations that a model was made with: the parts of its network, its data and its trainer."""
-    network = config.NetworkConfig.load_network(row)
-    parts: dict[str, Configuration] = {name: getattr(network, name) for name in config.NETWORK_PARTS}
+    parts = config.network_parts(config.NetworkConfig.load_network(row))
     return {**parts, "data": config.DataConfig.load(row), "train": config.TrainConfig.load(row)}
+
+
+def _shown(parts: Mapping[str, Configuration], name: str) -> Configuration | None:
+    """Return a part as leaderboards show it: the function of a network in the place of its core, or nothing."""
+    return parts.get(name, parts.get("network") if name == "core" else None)
+
+
+def _ours(encoder: EncodingModel) -> Encoder:
+    if not isinstance(encoder, Encoder):
+        raise ConfigurationError("a network that a function made has no core that could be used again")
+    return encoder
 
 
 def _checkpoint(key: Key, info: DataInfo) -> Path:
@@ -347,17 +417,21 @@ def _checkpoint(key: Key, info: DataInfo) -> Path:
     return settings().home / "checkpoints" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 
-def _labels(parts: list[Configuration]) -> list[str]:
-    """Name parts by their kind and the settings in which parts of that kind differ."""
+def _labels(parts: Sequence[Configuration | None]) -> list[str]:
+    """Name parts by their kind, or their function, and the settings in which parts of that kind differ."""
     labels = []
     for part in parts:
+        if part is None:
+            labels.append("")
+            continue
         same_kind = [other.settings() for other in parts if type(other) is type(part)]
         differing = [f"{n}={v}" for n, v in part.settings().items() if any(other[n] != v for other in same_kind)]
-        labels.append(part.kind() + (f"({', '.join(differing)})" if differing else ""))
+        name = part.function if isinstance(part, FunctionConfiguration) else part.kind()
+        labels.append(name + (f"({', '.join(differing)})" if differing else ""))
     return labels
 
 
-def score_encoder(encoder: Encoder, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:
+def score_encoder(encoder: EncodingModel, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:
     """Score an encoder on all trials of every scan that do not train and have responses, by (tier, data_key)."""
     scores = {}
     for tier in SCORED_TIERS:

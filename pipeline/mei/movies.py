@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.mei.settings import Movie
-from pipeline.models import Encoder
+from pipeline.models.base import EncodingModel
 from pipeline.models.encoder import Signal
 
 GREY_LEVELS = (0.0, 255.0)
@@ -50,7 +50,7 @@ class MovieMEIs:
 
 
 def movie_meis(
-    encoder: Encoder,
+    encoder: EncodingModel,
     data_key: str,
     scan: ScanInfo,
     units: Sequence[int],
@@ -66,7 +66,7 @@ def movie_meis(
 
     Parameters
     ----------
-    encoder : Encoder
+    encoder : EncodingModel
         Trained, in evaluation mode.
     data_key : str
         Scan whose readout is used.
@@ -114,7 +114,9 @@ def movie_meis(
 class _Ascent:
     """The movies, z-scored, and the best of them so far."""
 
-    def __init__(self, encoder: Encoder, data_key: str, scan: ScanInfo, units: Sequence[int], settings: Movie) -> None:
+    def __init__(
+        self, encoder: EncodingModel, data_key: str, scan: ScanInfo, units: Sequence[int], settings: Movie
+    ) -> None:
         self._encoder, self._data_key, self._units, self._settings = encoder, data_key, list(units), settings
         _, height, width = scan.input_shape
         channels = scan.pixel_channels

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pipeline.configuration import Configuration
+from pipeline.training.dispatch import train_model
+from pipeline.training.function import Function
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.prediction import Score, predict, score
 from pipeline.training.settings import Default
 from pipeline.training.trainer import train
 
-TRAINERS: tuple[type[Configuration], ...] = (Default,)
+TRAINERS: tuple[type[Configuration], ...] = (Default, Function)
 
-__all__ = ["TRAINERS", "Default", "Epoch", "Score", "TrainingResult", "predict", "score", "train"]
+__all__ = [
+    "TRAINERS",
+    "Default",
+    "Epoch",
+    "Function",
+    "Score",
+    "TrainingResult",
+    "predict",
+    "score",
+    "train",
+    "train_model",
+]

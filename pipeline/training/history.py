@@ -46,9 +46,9 @@ class TrainingResult:
     Attributes
     ----------
     history : tuple of Epoch
-        All epochs.
-    best_epoch : int
-        The one whose weights were kept; 0 for those before training.
+        All epochs; of a function those that it reported.
+    best_epoch : int or None
+        The one whose weights were kept; 0 for those before training; None if a function trained, which does not tell.
     validation_correlation : float
         Score of the best weights.
     undefined_units : int
@@ -56,11 +56,11 @@ class TrainingResult:
     initial_correlation : float
         Score before training; NaN if it was undefined for all units.
     stopped_by : str
-        ``patience`` or ``max_epochs``.
+        ``patience``, ``max_epochs`` or ``function``.
     """
 
     history: tuple[Epoch, ...]
-    best_epoch: int
+    best_epoch: int | None
     validation_correlation: float
     undefined_units: int
     initial_correlation: float

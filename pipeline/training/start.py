@@ -12,25 +12,29 @@ from torch.nn import functional
 from pipeline.datasets.batches import Batch, ImageBatch, MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.datasets.loaders import ScanLoaders
-from pipeline.models import Encoder, Network, build_encoder
+from pipeline.models import Network
+from pipeline.models.base import EncodingModel
+from pipeline.models.function import Function
 
 WINDOW_SECONDS = 0.25
 MAX_FRAMES = 30_000
 SMOOTHING = 3
 
 
-def initial_encoder(network: Network, data_info: DataInfo, loaders: ScanLoaders, seed: int) -> tuple[Encoder, DataInfo]:
-    """Return an encoder with fresh weights and the data information that it was built from.
+def initial_encoder(
+    network: Network | Function, data_info: DataInfo, loaders: ScanLoaders, seed: int
+) -> tuple[EncodingModel, DataInfo]:
+    """Return a model with fresh weights and the data information that it was built from.
 
     If the readout asks for it, the centres of the units' receptive fields are estimated from training trials first and
     become part of the data information.
     """
-    if network.readout.needs_centers:
+    if isinstance(network, Network) and network.readout.needs_centers:
         data_info = {
             data_key: dataclasses.replace(scan, field_centers=field_centers(loaders["train"][data_key].in_full(), scan))
             for data_key, scan in data_info.items()
         }
-    return build_encoder(network, data_info, seed), data_info
+    return network.build(data_info, seed, loaders), data_info
 
 
 def field_centers(batches: Iterable[Batch], scan: ScanInfo) -> tuple[tuple[float, float], ...]:

@@ -137,15 +137,15 @@ KILLED_AFTER_TWO_EPOCHS = """
 import json, os, signal, sys
 from schemas import model
 key = json.loads(sys.stdin.readline())
-train = model.train
+train = model.train_model
 
-def killed(encoder, loaders, settings, seed, on_epoch, checkpoint):
+def killed(encoder, loaders, settings, seed, on_epoch, *rest):
     def watch(epoch):
         if epoch.epoch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    return train(encoder, loaders, settings, seed, watch, checkpoint)
+    return train(encoder, loaders, settings, seed, watch, *rest)
 
-model.train = killed
+model.train_model = killed
 model.Model.populate(key, reserve_jobs=True)
 """
 
@@ -173,12 +173,12 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     (checkpoint,) = (settings().home / "checkpoints").glob("*.safetensors")
 
     seen: list[int] = []
-    train = module.train
+    train = module.train_model
 
-    def watched(encoder: Any, loaders: Any, given: Any, seed: int, on_epoch: Any, file: Any) -> Any:
-        return train(encoder, loaders, given, seed, lambda epoch: seen.append(epoch.epoch), file)
+    def watched(encoder: Any, loaders: Any, given: Any, seed: int, on_epoch: Any, *rest: Any) -> Any:
+        return train(encoder, loaders, given, seed, lambda epoch: seen.append(epoch.epoch), *rest)
 
-    monkeypatch.setattr(module, "train", watched)
+    monkeypatch.setattr(module, "train_model", watched)
     assert populate_all(Model, trained) == 1
     assert seen == list(range(3, len(epochs) + 1))  # two epochs were not done again
     assert (Model & trained).fetch1("model_weights").read() == whole
@@ -210,8 +210,8 @@ def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest
 
         return train(encoder, loaders, settings, seed, asks, *rest)
 
-    train = model.train
-    monkeypatch.setattr(model, "train", watched)
+    train = model.train_model
+    monkeypatch.setattr(model, "train_model", watched)
     model.Model.populate(key, reserve_jobs=True)
     other.close()
     assert [in_transaction for in_transaction, _ in seen] == [False, False]
