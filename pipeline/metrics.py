@@ -20,7 +20,9 @@ from numpy.typing import ArrayLike
 Trials = np.ndarray | Sequence[np.ndarray]
 """One array (unit, time), or one for each trial."""
 
-_CONSTANT = 1e-6
+CONSTANT = 1e-6
+"""A trace is constant if its standard deviation is below this share of its largest absolute value."""
+
 _MIN_SIGNAL_POWER = 1e-4
 
 
@@ -46,7 +48,7 @@ def correlation(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 def _varies(x: np.ndarray) -> np.ndarray:
     if x.shape[-1] < 2:
         return np.zeros(x.shape[:-1], dtype=bool)
-    return x.std(axis=-1) > _CONSTANT * np.abs(x).max(axis=-1)
+    return x.std(axis=-1) > CONSTANT * np.abs(x).max(axis=-1)
 
 
 def single_trial_correlation(responses: Trials, predictions: Trials) -> np.ndarray:

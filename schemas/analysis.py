@@ -63,8 +63,8 @@ class ReadoutAnalysis(dj.Computed):
 
     @property
     def key_source(self) -> dj.expression.QueryExpression:
-        """Every model with readouts of ours; what a function made keeps them to itself."""
-        return model.Model.proj() & config.NetworkConfig.CorePlusReadout.proj()
+        """Every single model with readouts of ours; what a function made keeps them to itself."""
+        return (model.Model.proj() & config.NetworkConfig.CorePlusReadout.proj()) - config.Seed.Member.proj()
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the weights are and the size of the screens."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,13 +33,61 @@ NETWORK_PARTS = ("core", "recurrent", "readout", "shifter", "modulator")
 
 @schema
 class Seed(dj.Lookup):
-    """Seeds of the random numbers in training."""
+    """Seeds of the random numbers in training, and ensembles of them.
+
+    A model with the seed of an ensemble has one member for each of its seeds and predicts their mean.
+    """
 
     definition = """
-    # Seeds of the random numbers in training
-    seed : int32
+    # Seeds of the random numbers in training, and ensembles of them
+    seed : int32  # negative for an ensemble
     """
     contents = tuple({"seed": seed} for seed in (1009, 1215, 2606, 99999))
+
+    class Member(dj.Part):
+        """The seeds of an ensemble."""
+
+        definition = """
+        # Seeds of an ensemble
+        -> master
+        member_seed : int32
+        """
+
+    @classmethod
+    def ensemble(cls, seeds: Iterable[int]) -> Key:
+        """Add an ensemble unless it is there, and return its key; equal members have the same key everywhere.
+
+        Parameters
+        ----------
+        seeds : iterable of int
+            Of the members, at least two, none negative; those that are new are added, too.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are fewer than two, or one is out of range.
+
+        Examples
+        --------
+        >>> ModelSelection.fill(group, networks, trainer, Seed.ensemble([1009, 1215, 2606]))  # doctest: +SKIP
+        """
+        members = sorted({int(seed) for seed in seeds})
+        if len(members) < 2 or members[0] < 0 or members[-1] >= 2**31:
+            raise ConfigurationError(
+                f"the seeds {members} make no ensemble: give two or more different ones, from 0 to {2**31 - 1}"
+            )
+        digest = hashlib.sha256(json.dumps(members).encode()).digest()
+        key = {"seed": -(int.from_bytes(digest[:4], "big") >> 1) - 1}
+        with cls().connection.transaction:
+            cls.insert(({"seed": seed} for seed in (*members, key["seed"])), skip_duplicates=True)
+            cls.Member.insert(({**key, "member_seed": seed} for seed in members), skip_duplicates=True)
+        return key
+
+    @classmethod
+    def members(cls, key: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the seeds of an ensemble in ascending order, or the one seed of a single model."""
+        found = (cls.Member & {"seed": key["seed"]}).to_arrays("member_seed", order_by="member_seed")
+        return tuple(int(seed) for seed in found) or (int(key["seed"]),)
 
 
 @schema

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import math
 import os
 import re
 import threading
@@ -55,11 +56,17 @@ class Settings:
         First part of every schema's name on the server (``GENICULATE_PREFIX``).
     data_memory : int
         Bytes that loaders may take, kept data and batches together (``GENICULATE_DATA_MEMORY``, in GiB).
+    checkpoint_seconds : float
+        How much training may be lost when a process dies (``GENICULATE_CHECKPOINT_SECONDS``).
+    epoch_hooks : str
+        Functions that are told of every epoch of training (``GENICULATE_EPOCH_HOOKS``), see `pipeline.training.hooks`.
     """
 
     home: Path
     prefix: str
     data_memory: int = 4 * 2**30
+    checkpoint_seconds: float = 60.0
+    epoch_hooks: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class Connection(dj.Connection):
 
 
 def settings() -> Settings:
-    """Read ``GENICULATE_HOME``, ``GENICULATE_PREFIX`` and ``GENICULATE_DATA_MEMORY``.
+    """Read the variables ``GENICULATE_...`` of the environment that `Settings` names.
 
     Returns
     -------
@@ -132,7 +139,7 @@ def settings() -> Settings:
     Raises
     ------
     ConfigurationError
-        The prefix is not a lower-case name of at most 32 letters, digits and underscores, or the memory no number.
+        The prefix is not a lower-case name of at most 32 letters, digits and underscores, or a number is none.
     """
     default = "/var/lib/geniculate" if os.geteuid() == 0 else "~/.geniculate"
     home = Path(os.environ.get("GENICULATE_HOME") or default).expanduser().absolute()
@@ -142,14 +149,20 @@ def settings() -> Settings:
             f"GENICULATE_PREFIX is {prefix!r}: use a lower-case letter and then at most 31 lower-case letters, digits "
             "or underscores."
         )
-    memory = os.environ.get("GENICULATE_DATA_MEMORY") or "4"
+    memory = _number("GENICULATE_DATA_MEMORY", "4", "a number of GiB, such as 4 or 0.5")
+    seconds = _number("GENICULATE_CHECKPOINT_SECONDS", "60", "a number of seconds, such as 60")
+    return Settings(home, prefix, int(memory * 2**30), seconds, os.environ.get("GENICULATE_EPOCH_HOOKS") or "")
+
+
+def _number(variable: str, default: str, wanted: str) -> float:
+    text = os.environ.get(variable) or default
     try:
-        data_memory = int(float(memory) * 2**30)
-    except (ValueError, OverflowError):
-        data_memory = -1
-    if data_memory < 0:
-        raise ConfigurationError(f"GENICULATE_DATA_MEMORY is {memory!r}: give a number of GiB, such as 4 or 0.5.")
-    return Settings(home, prefix, data_memory)
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (0 <= number < math.inf):
+        raise ConfigurationError(f"{variable} is {text!r}: give {wanted}.")
+    return number
 
 
 def datasets_root() -> Path:

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import datajoint as dj
 import pandas as pd
 
-from pipeline.analysis.comparison import differing_settings, flat_settings
+from pipeline.analysis.comparison import differing_settings, flat_settings, labels
 from pipeline.analysis.scores import UnitScores, score
 from pipeline.configuration import Configuration
-from pipeline.datasets.info import DataInfo, data_info_to_json
+from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
-from pipeline.functions import FunctionConfiguration
 from pipeline.metrics import mean_of_defined
 from pipeline.models import Encoder, Network
 from pipeline.models.base import Architecture, EncodingModel
 from pipeline.models.cores import Pretrained
+from pipeline.models.ensemble import EnsembleArchitecture, EnsembleEncoder
 from pipeline.models.function import Function as NetworkFunction
 from pipeline.models.transfer import copy_core
 from pipeline.models.weights import pack, unpack
-from pipeline.training.dispatch import train_model
-from pipeline.training.history import Epoch, TrainingResult
+from pipeline.training.history import TrainingResult
 from pipeline.training.prediction import predict
 from pipeline.training.start import initial_encoder
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
-from schemas.connection import settings
-from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import effective
 from schemas.rows import null
+from schemas.training import checkpoint_file, train_encoders
 
 schema = open_schema("model")
 
@@ -128,19 +123,48 @@ class Model(dj.Computed):
     {provenance_columns("model")}
     """
 
+    class Member(dj.Part):
+        """One of the seeds that a model consists of: its only one, or a member of an ensemble."""
+
+        definition = """
+        # One of the seeds that a model consists of
+        -> master
+        member_seed : int32
+        ---
+        member_validation_correlation=null : float64  # single-trial correlation, mean over units
+        member_best_epoch=null : int32  # epoch whose weights were kept; NULL if a function trained
+        member_epochs=null : int32  # epochs trained; NULL if a function trained that did not report them
+        member_stopped_by : varchar(16)  # 'patience', 'max_epochs', 'function'; 'adopted' from the model of that seed
+        """
+
     class Epoch(dj.Part):
-        """One epoch of the training."""
+        """One epoch of the training of one member; those of adopted members are with the models they are from."""
 
         definition = """
         # One epoch of the training
         -> master
+        member_seed : int32
         epoch : int32  # number of the epoch, from 1
         ---
         epoch_loss=null : float64  # training loss of one response, without penalties
         epoch_regularization=null : float64  # penalties of a step
         epoch_validation_correlation=null : float64  # single-trial correlation, mean over units
+        epoch_undefined_units : int32  # units for which it is undefined
         epoch_learning_rate=null : float64  # of the optimiser; NULL if a function trained
-        epoch_seconds : float64  # (s) duration
+        epoch_seconds : float64  # (s) duration, of all members that were trained together
+        """
+
+    class EpochPenalty(dj.Part):
+        """One penalty on the weights in one epoch."""
+
+        definition = """
+        # One penalty on the weights in one epoch
+        -> master
+        member_seed : int32
+        epoch : int32  # number of the epoch, from 1
+        penalty_name : varchar(64)  # part of the network and what is penalised
+        ---
+        penalty=null : float64  # weighted, summed over the scans, mean over the steps of the epoch
         """
 
     class UnitScore(dj.Part):
@@ -198,8 +222,10 @@ class Model(dj.Computed):
         return super().populate(*restrictions, reserve_jobs=reserve_jobs, refresh=refresh, **options)
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
-        """Fetch the folders of the data, the configurations and where the weights of a pretrained core are."""
+        """Fetch the folders of the data, the configurations and where weights are that training starts from."""
         network = config.NetworkConfig.load_network(key)
+        seeds = config.Seed.members(key)
+        alone = (type(self) & [{**key, "seed": seed} for seed in seeds]).to_dicts() if len(seeds) > 1 else []
         return (
             dataset.MultiDataset.paths(key),
             dataset.MultiDataset.units(key),
@@ -207,6 +233,7 @@ class Model(dj.Computed):
             network,
             config.TrainConfig.load(key),
             self._source_weights(network.pretrained) if isinstance(network, Network) and network.pretrained else None,
+            {seed: next((row["model_weights"].path for row in alone if row["seed"] == seed), None) for seed in seeds},
         )
 
     def make_compute(
@@ -218,58 +245,53 @@ class Model(dj.Computed):
         network: Network | NetworkFunction,
         trainer: Any,
         source_path: str | None,
+        trained: dict[int, str | None],
     ) -> tuple[Any, ...]:
-        """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was."""
+        """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was.
+
+        Members of an ensemble that have been trained alone are adopted, the others are trained together.
+        """
         started = time.perf_counter()
-        loaders, info = dataset.loaders_of(paths, units, data, trainer.batch_size, key["seed"])
-        encoder, info = initial_encoder(network, info, loaders, key["seed"])
+        loaders, info = dataset.loaders_of(paths, units, data, trainer.batch_size, trainer.order_seed)
+        missing = [seed for seed, path in trained.items() if path is None]
+        encoders: dict[int, EncodingModel] = {}
+        for seed in missing:
+            encoders[seed], info = initial_encoder(network, info, loaders, seed)
         if isinstance(network, Network) and network.pretrained is not None:
-            copy_core(_ours(self.load_encoder(network.pretrained.source)[0]), _ours(encoder))
-        name = network.core.kind() if isinstance(network, Network) else network.function
-        with bar(getattr(trainer, "max_epochs", None), f"training {name} seed {key['seed']}", "epoch") as shown:
-
-            def on_epoch(epoch: Epoch) -> None:
-                shown.set_postfix(loss=f"{epoch.loss:.4g}", validation=f"{epoch.validation_correlation:.3f}")
-                shown.update()
-
-            result = train_model(encoder, loaders, trainer, key["seed"], on_epoch, _checkpoint(key, info), key)
-        scores = score_encoder(encoder, loaders)
-        return result, scores, info, encoder, time.perf_counter() - started
+            source = _ours(self.load_encoder(network.pretrained.source)[0])
+            for encoder in encoders.values():
+                copy_core(source, _ours(encoder))
+        results = train_encoders(key, network, trainer, encoders, loaders, info)
+        for seed in trained.keys() - encoders.keys():
+            encoders[seed], info = self.load_encoder({**key, "seed": seed})
+        model = EnsembleEncoder(encoders) if len(encoders) > 1 else encoders[key["seed"]]
+        return results, score_encoder(model, loaders), info, model, time.perf_counter() - started
 
     def make_insert(
         self,
         key: Key,
-        result: TrainingResult,
+        results: dict[int, TrainingResult],
         scores: dict[tuple[str, str], UnitScores],
         info: DataInfo,
         encoder: EncodingModel,
         seconds: float,
     ) -> None:
-        """Insert the model, its epochs and its scores."""
+        """Insert the model, its members, their epochs and its scores."""
+        alone = results.get(key["seed"])
+        epochs = [len(result.history) for result in results.values() if result.history]
         self.insert1(
             {
                 **key,
                 "validation_correlation": null(_mean_over_units(scores, "validation")),
                 "test_correlation": null(_mean_over_units(scores, "test")),
-                "model_best_epoch": result.best_epoch,
-                "model_epochs": result.history[-1].epoch if result.history else None,
+                "model_best_epoch": None if alone is None else alone.best_epoch,
+                "model_epochs": max(epochs) if epochs else None,
                 "model_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
                 "model_weights": (".safetensors", pack(encoder, info)),
                 **provenance_row("model", seconds, str(encoder.device)),
             }
         )
-        self.Epoch.insert(
-            {
-                **key,
-                "epoch": epoch.epoch,
-                "epoch_loss": null(epoch.loss),
-                "epoch_regularization": null(epoch.regularization),
-                "epoch_validation_correlation": null(epoch.validation_correlation),
-                "epoch_learning_rate": null(epoch.learning_rate),
-                "epoch_seconds": epoch.seconds,
-            }
-            for epoch in result.history
-        )
+        self._insert_members(key, results)
         members = {m.pop("data_key"): m for m in (dataset.MultiDataset.Member & key).to_dicts()}
         for (tier, data_key), found in scores.items():
             row = {**key, **members[data_key], "score_tier": tier}
@@ -290,16 +312,53 @@ class Model(dj.Computed):
                 }
             )
         # Should the commit after this fail, the training starts over.
-        _checkpoint(key, info).unlink(missing_ok=True)
+        checkpoint_file(key, info).unlink(missing_ok=True)
+
+    def _insert_members(self, key: Key, results: Mapping[int, TrainingResult]) -> None:
+        adopted = set(config.Seed.members(key)) - set(results)
+        for row in (type(self).Member & [{**key, "seed": seed} for seed in adopted]).to_dicts() if adopted else ():
+            self.Member.insert1({**row, **key, "member_stopped_by": "adopted"})
+        for seed, result in results.items():
+            row = {**key, "member_seed": seed}
+            self.Member.insert1(
+                {
+                    **row,
+                    "member_validation_correlation": null(result.validation_correlation),
+                    "member_best_epoch": result.best_epoch,
+                    "member_epochs": len(result.history) or None,
+                    "member_stopped_by": result.stopped_by,
+                }
+            )
+            self.Epoch.insert(
+                {
+                    **row,
+                    "epoch": epoch.epoch,
+                    "epoch_loss": null(epoch.loss),
+                    "epoch_regularization": epoch.regularization if epoch.penalties else None,
+                    "epoch_validation_correlation": null(epoch.validation_correlation),
+                    "epoch_undefined_units": epoch.undefined_units,
+                    "epoch_learning_rate": null(epoch.learning_rate),
+                    "epoch_seconds": epoch.seconds,
+                }
+                for epoch in result.history
+            )
+            self.EpochPenalty.insert(
+                {**row, "epoch": epoch.epoch, "penalty_name": name, "penalty": null(value)}
+                for epoch in result.history
+                for name, value in epoch.penalties.items()
+            )
 
     @classmethod
     def load_encoder(cls, key: Mapping[str, Any]) -> tuple[EncodingModel, DataInfo]:
         """Return the trained encoder of one model, in evaluation mode, and the information on its data.
 
-        It is an `Encoder`, or a `ForeignEncoder` if a function made the network.
+        It is an `Encoder`, a `ForeignEncoder` if a function made the network, or an `EnsembleEncoder` of several.
         """
         row = (cls & key).fetch1()
         network: Architecture[EncodingModel] = config.NetworkConfig.load_network(row)
+        seeds = config.Seed.members(row)
+        if len(seeds) > 1:
+            network = EnsembleArchitecture(network, seeds)
         return unpack(network, row["model_weights"].read())
 
     @classmethod
@@ -323,8 +382,9 @@ class Model(dj.Computed):
         >>> config.NetworkConfig.fill([Model.core_of(key)], ...)  # doctest: +SKIP
         """
         found = (cls & key).keys()
-        if len(found) != 1:
-            raise ConfigurationError(f"{dict(key)} names {len(found)} trained models, but a core is from exactly one")
+        if len(found) != 1 or len(config.Seed.members(found[0])) > 1:
+            what = f"{len(found)} trained models" if len(found) != 1 else "an ensemble"
+            raise ConfigurationError(f"{dict(key)} names {what}, but a core is from exactly one single model")
         pretrained = Pretrained(**{f"source_{name}": value for name, value in found[0].items()}, frozen=frozen)
         config.NetworkConfig.source_core(pretrained)  # refuses sources without a core of ours
         return config.CoreConfig.add(pretrained)
@@ -346,7 +406,7 @@ class Model(dj.Computed):
         """Return models with their scores and parts, the best on validation first.
 
         Parts are named by their kind and the settings in which the listed models differ. Of a network that a function
-        made, the function stands in the place of the core.
+        made, the function stands in the place of the core. If there are ensembles, the seeds of their members are told.
 
         Parameters
         ----------
@@ -361,11 +421,13 @@ class Model(dj.Computed):
         rows = models.proj(*SHOWN_SCORES, "model_epochs", "model_parameters").to_dicts()
         parts = [_parts(row) for row in rows]
         for name in config.NETWORK_PARTS:
-            for row, label in zip(rows, _labels([_shown(part, name) for part in parts]), strict=True):
+            for row, label in zip(rows, labels([_shown(part, name) for part in parts]), strict=True):
                 row[name] = label
         shown = [*config.NETWORK_PARTS, "seed", *SHOWN_SCORES]
         frame = pd.DataFrame(rows, columns=[*shown, "model_epochs", "model_parameters", *cls().primary_key[:-1]])
         frame = frame.astype({"model_epochs": "Int64"})  # NULL beside numbers would make them floats
+        if (frame["seed"] < 0).any():
+            frame.insert(frame.columns.get_loc("seed") + 1, "members", [_members(row) for row in rows])
         if parameters:
             frame = frame.join(pd.DataFrame([flat_settings(part) for part in parts], index=frame.index, dtype=object))
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
@@ -400,6 +462,12 @@ def _parts(row: Mapping[str, Any]) -> dict[str, Configuration]:
     return {**parts, "data": config.DataConfig.load(row), "train": config.TrainConfig.load(row)}
 
 
+def _members(row: Mapping[str, Any]) -> str:
+    """Return the seeds of an ensemble, nothing for a single model."""
+    seeds = config.Seed.members(row)
+    return ", ".join(map(str, seeds)) if len(seeds) > 1 else ""
+
+
 def _shown(parts: Mapping[str, Configuration], name: str) -> Configuration | None:
     """Return a part as leaderboards show it: the function of a network in the place of its core, or nothing."""
     return parts.get(name, parts.get("network") if name == "core" else None)
@@ -409,26 +477,6 @@ def _ours(encoder: EncodingModel) -> Encoder:
     if not isinstance(encoder, Encoder):
         raise ConfigurationError("a network that a function made has no core that could be used again")
     return encoder
-
-
-def _checkpoint(key: Key, info: DataInfo) -> Path:
-    """Return the file that an unfinished training is kept in: another one if key or statistics of the data change."""
-    name = json.dumps(key, sort_keys=True) + data_info_to_json(info)
-    return settings().home / "checkpoints" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
-
-
-def _labels(parts: Sequence[Configuration | None]) -> list[str]:
-    """Name parts by their kind, or their function, and the settings in which parts of that kind differ."""
-    labels = []
-    for part in parts:
-        if part is None:
-            labels.append("")
-            continue
-        same_kind = [other.settings() for other in parts if type(other) is type(part)]
-        differing = [f"{n}={v}" for n, v in part.settings().items() if any(other[n] != v for other in same_kind)]
-        name = part.function if isinstance(part, FunctionConfiguration) else part.kind()
-        labels.append(name + (f"({', '.join(differing)})" if differing else ""))
-    return labels
 
 
 def score_encoder(encoder: EncodingModel, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:

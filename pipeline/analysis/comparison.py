@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.configuration import Configuration
+from pipeline.functions import FunctionConfiguration
 
 
 def flat_settings(parts: Mapping[str, Configuration]) -> dict[str, Any]:
@@ -46,3 +47,17 @@ def differing_settings(models: Sequence[Mapping[str, Configuration]]) -> pd.Data
     differing = [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
     # As objects: a number beside None would become a float, and 2 layers 2.0.
     return pd.DataFrame([[row.get(name) for name in differing] for row in rows], columns=differing, dtype=object)
+
+
+def labels(parts: Sequence[Configuration | None]) -> list[str]:
+    """Name parts by their kind, or their function, and the settings in which parts of that kind differ."""
+    found = []
+    for part in parts:
+        if part is None:
+            found.append("")
+            continue
+        same_kind = [other.settings() for other in parts if type(other) is type(part)]
+        differing = [f"{n}={v}" for n, v in part.settings().items() if any(other[n] != v for other in same_kind)]
+        name = part.function if isinstance(part, FunctionConfiguration) else part.kind()
+        found.append(name + (f"({', '.join(differing)})" if differing else ""))
+    return found

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pipeline.configuration import Configuration
-from pipeline.training.dispatch import train_model
+from pipeline.training.checkpoints import Checkpointing
+from pipeline.training.dispatch import train_models
 from pipeline.training.function import Function
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.prediction import Score, predict, score
 from pipeline.training.settings import Default
-from pipeline.training.trainer import train
+from pipeline.training.trainer import train, train_together
 
 TRAINERS: tuple[type[Configuration], ...] = (Default, Function)
 
 __all__ = [
     "TRAINERS",
+    "Checkpointing",
     "Default",
     "Epoch",
     "Function",
@@ -22,5 +24,6 @@ __all__ = [
     "predict",
     "score",
     "train",
-    "train_model",
+    "train_models",
+    "train_together",
 ]

@@ -40,6 +40,7 @@ class Function(FunctionConfiguration):
     """
 
     batch_size: int = setting(8, "training clips or images in a batch of one scan", ge=1)
+    order_seed: int = setting(1, "seed of the order of batches and the places of clips, the same for all models", ge=0)
 
     reserved: ClassVar[tuple[str, ...]] = ("model", "dataloaders", "seed", "uid", "cb")
 
@@ -97,9 +98,9 @@ class OurModel(nn.Module):
 class _Epochs:
     """The callback: every call is an epoch, of which no more is known than how long it took."""
 
-    def __init__(self, units: int, on_epoch: Callable[[Epoch], None] | None) -> None:
+    def __init__(self, units: int, seed: int, on_epoch: Callable[[Epoch], None] | None) -> None:
         self.history: list[Epoch] = []
-        self._units, self._on_epoch = units, on_epoch
+        self._units, self._seed, self._on_epoch = units, seed, on_epoch
         self._since = time.perf_counter()
 
     def __call__(self, *values: Any, **named_values: Any) -> None:
@@ -107,12 +108,13 @@ class _Epochs:
         epoch = Epoch(
             epoch=len(self.history) + 1,
             loss=math.nan,
-            regularization=math.nan,
+            penalties={},
             validation_correlation=math.nan,
             undefined_units=self._units,
             learning_rate=math.nan,
             verdict="",
             seconds=now - self._since,
+            seed=self._seed,
         )
         self._since = now
         self.history.append(epoch)
@@ -161,7 +163,7 @@ def train_by_function(
         model = OurModel(encoder)
     else:
         raise ConfigurationError(f"{settings.function} cannot train a {type(encoder).__name__}")
-    epochs = _Epochs(sum(scan.n_units for scan in encoder.data_info.values()), on_epoch)
+    epochs = _Epochs(sum(scan.n_units for scan in encoder.data_info.values()), seed, on_epoch)
     given = {**accepted(function, {"uid": dict(uid or {}), "cb": epochs}), **settings.keywords}
     settings.refuse_misfit(function, model, form, seed=seed, **given)
     device, before = encoder.device, score(encoder, loaders["validation"])
@@ -183,7 +185,7 @@ def train_by_function(
             f"{settings.function} returned weights whose validation correlation is undefined for every unit"
         )
     return TrainingResult(
-        tuple(epochs.history), None, after.correlation, after.undefined_units, before.correlation, "function"
+        tuple(epochs.history), None, after.correlation, before.correlation, "function", after.undefined
     )
 
 

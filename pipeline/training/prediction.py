@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from pipeline.datasets.batches import Batch
-from pipeline.metrics import mean_of_defined, single_trial_correlation
+from pipeline.metrics import mean_of_defined
 from pipeline.models.base import EncodingModel
+from pipeline.training.losses import aligned
+from pipeline.training.running import RunningCorrelation
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -57,10 +59,10 @@ def predict(encoder: EncodingModel, loader: Iterable[Batch], data_key: str) -> l
         for batch in loader:
             batch = on_device(batch, encoder.device)
             predictions = encoder.respond(batch, data_key)
-            aligned = batch.responses[..., batch.responses.shape[-1] - predictions.shape[-1] :]
+            responses = aligned(predictions, batch.responses)
             if predictions.dim() == 2:
-                aligned, predictions = aligned.unsqueeze(2), predictions.unsqueeze(2)
-            pairs += list(zip(aligned.cpu().numpy(), predictions.cpu().numpy(), strict=True))
+                responses, predictions = responses.unsqueeze(2), predictions.unsqueeze(2)
+            pairs += list(zip(responses.cpu().numpy(), predictions.cpu().numpy(), strict=True))
     return pairs
 
 
@@ -72,18 +74,43 @@ class Score:
     ----------
     correlation : float
         Single-trial correlation, mean over the units of all scans where it is defined; NaN if it is for none.
-    undefined_units : int
-        Units whose responses or predictions are constant.
+    undefined : mapping of str to tuple of int
+        For each data_key the positions of units whose responses or predictions are constant.
     """
 
     correlation: float
-    undefined_units: int
+    undefined: Mapping[str, tuple[int, ...]]
+
+    @property
+    def undefined_units(self) -> int:
+        """Number of units for which it is undefined."""
+        return sum(len(units) for units in self.undefined.values())
 
 
 def score(encoder: EncodingModel, loaders: Mapping[str, Iterable[Batch]]) -> Score:
     """Return the mean single-trial correlation over the units of all scans, by data_key in ``loaders``."""
-    per_scan = []
-    for data_key, loader in loaders.items():
-        responses, predictions = zip(*predict(encoder, loader, data_key), strict=True)
-        per_scan.append(single_trial_correlation(responses, predictions))
-    return Score(*mean_of_defined(np.concatenate(per_scan)))
+    return scores([encoder], loaders)[0]
+
+
+def scores(encoders: Sequence[EncodingModel], loaders: Mapping[str, Iterable[Batch]]) -> list[Score]:
+    """Return the `score` of several encoders, which see each batch while it is there."""
+    found: list[dict[str, np.ndarray]] = [{} for _ in encoders]
+    device = encoders[0].device
+    with ExitStack() as stack:
+        for encoder in encoders:
+            stack.enter_context(evaluating(encoder))
+        for data_key, loader in loaders.items():
+            running = [RunningCorrelation() for _ in encoders]
+            for batch in loader:
+                batch = on_device(batch, device)
+                for encoder, correlation in zip(encoders, running, strict=True):
+                    predictions = encoder.respond(batch, data_key)
+                    correlation.add(aligned(predictions, batch.responses), predictions)
+            for per_scan, correlation in zip(found, running, strict=True):
+                per_scan[data_key] = correlation.value()
+    return [_score(per_scan) for per_scan in found]
+
+
+def _score(per_scan: Mapping[str, np.ndarray]) -> Score:
+    undefined = {key: tuple(np.flatnonzero(np.isnan(values)).tolist()) for key, values in per_scan.items()}
+    return Score(mean_of_defined(np.concatenate(list(per_scan.values())))[0], undefined)

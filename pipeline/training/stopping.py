@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pipeline.training.settings import Default
-
-_ROUNDING = 1e-9
 
 
 class Verdict(Enum):
@@ -50,41 +47,43 @@ class Plateau:
     """Watches a score that should rise.
 
     An evaluation improves if it exceeds the best one by more than `min_delta`; a score that is not finite never does.
-    After `patience` evaluations without improvement, the best weights are restored, the learning rate is multiplied by
-    `lr_decay_factor`, the optimiser forgets its moments (they belong to other weights) and counting starts anew. After
-    `lr_decay_steps` cuts, or if a cut would go below `min_lr`, training ends instead, with the best weights restored.
+    After `patience` evaluations without improvement, the next stage begins with the best weights, its own learning rate
+    and counting anew; the optimiser has to forget its moments then, for they belong to other weights. After the last
+    stage training ends, with the best weights restored.
 
     Parameters
     ----------
     settings : Default
-        Has patience, min_delta and the three settings of the learning rate.
+        Has patience, min_delta and the learning rates.
     """
 
     def __init__(self, settings: Default) -> None:
-        self._settings = settings
+        self._patience, self._min_delta = settings.patience, settings.min_delta
+        self._rates = settings.learning_rates()
         self.state = PlateauState()
         self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the present stage."""
+        return self._rates[self.state.cuts]
 
     def start(self, score: float, model: nn.Module) -> None:
         """Take the evaluation before training as the one to beat."""
         self._take(score, 0, model)
 
-    def update(self, score: float, epoch: int, model: nn.Module, optimizer: Optimizer) -> Verdict:
-        """Judge the evaluation after an epoch; may change the model's weights and the optimiser's learning rate."""
+    def update(self, score: float, epoch: int, model: nn.Module) -> Verdict:
+        """Judge the evaluation after an epoch; a cut or the end gives the model its best weights."""
         best = self.state.best_score
-        if math.isfinite(score) and (best is None or score > best + self._settings.min_delta):
+        if math.isfinite(score) and (best is None or score > best + self._min_delta):
             self._take(score, epoch, model)
             return Verdict.IMPROVED
         self.state = dataclasses.replace(self.state, waited=self.state.waited + 1)
-        if self.state.waited < self._settings.patience:
+        if self.state.waited < self._patience:
             return Verdict.WAITING
         self.restore(model)
-        lr = optimizer.param_groups[0]["lr"] * self._settings.lr_decay_factor
-        if self.state.cuts >= self._settings.lr_decay_steps or lr < self._settings.min_lr * (1 - _ROUNDING):
+        if self.state.cuts + 1 == len(self._rates):
             return Verdict.STOP
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.state.clear()
         self.state = dataclasses.replace(self.state, waited=0, cuts=self.state.cuts + 1)
         return Verdict.CUT
 

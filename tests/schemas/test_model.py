@@ -135,17 +135,17 @@ def test_same_key_on_other_tables_gives_the_same_weights(
 
 KILLED_AFTER_TWO_EPOCHS = """
 import json, os, signal, sys
-from schemas import model
+from schemas import model, training
 key = json.loads(sys.stdin.readline())
-train = model.train_model
+train = training.train_models
 
-def killed(encoder, loaders, settings, seed, on_epoch, *rest):
+def killed(encoders, loaders, settings, seeds, on_epoch, *rest):
     def watch(epoch):
         if epoch.epoch == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    return train(encoder, loaders, settings, seed, watch, *rest)
+    return train(encoders, loaders, settings, seeds, watch, *rest)
 
-model.train_model = killed
+training.train_models = killed
 model.Model.populate(key, reserve_jobs=True)
 """
 
@@ -157,7 +157,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     import json
     import signal
 
-    import schemas.model as module
+    import schemas.training as module
     from populate.work import populate_all
     from schemas.connection import settings
     from schemas.model import Model
@@ -167,18 +167,18 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     whole = (Model & trained).fetch1("model_weights").read()
     epochs = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
     (Model & trained).delete(prompt=False)
-    process = begin(KILLED_AFTER_TWO_EPOCHS)
+    process = begin(KILLED_AFTER_TWO_EPOCHS, GENICULATE_CHECKPOINT_SECONDS="0")
     process.communicate(json.dumps(trained) + "\n", timeout=300)
     assert process.returncode == -signal.SIGKILL
     (checkpoint,) = (settings().home / "checkpoints").glob("*.safetensors")
 
     seen: list[int] = []
-    train = module.train_model
+    train = module.train_models
 
-    def watched(encoder: Any, loaders: Any, given: Any, seed: int, on_epoch: Any, *rest: Any) -> Any:
-        return train(encoder, loaders, given, seed, lambda epoch: seen.append(epoch.epoch), *rest)
+    def watched(encoders: Any, loaders: Any, given: Any, seeds: Any, on_epoch: Any, *rest: Any) -> Any:
+        return train(encoders, loaders, given, seeds, lambda epoch: seen.append(epoch.epoch), *rest)
 
-    monkeypatch.setattr(module, "train_model", watched)
+    monkeypatch.setattr(module, "train_models", watched)
     assert populate_all(Model, trained) == 1
     assert seen == list(range(3, len(epochs) + 1))  # two epochs were not done again
     assert (Model & trained).fetch1("model_weights").read() == whole
@@ -190,7 +190,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
 def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each epoch asks the connection, and asks the server in another session."""
     from pipeline.training.history import Epoch
-    from schemas import config, model
+    from schemas import config, model, training
     from schemas.connection import connect, new_connection
 
     (trainer,) = config.TrainConfig.Default.fill(max_epochs=2, batch_size=4, lr_init=0.0021)
@@ -199,7 +199,7 @@ def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest
     seen: list[tuple[bool, int]] = []
     other = new_connection()
 
-    def watched(encoder: Any, loaders: Any, settings: Any, seed: int, on_epoch: Any, *rest: Any) -> Any:
+    def watched(encoders: Any, loaders: Any, settings: Any, seeds: Any, on_epoch: Any, *rest: Any) -> Any:
         def asks(epoch: Epoch) -> None:
             query = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = %s"
             if connect().adapter.backend == "postgresql":
@@ -208,10 +208,10 @@ def test_no_transaction_is_open_while_training(trained: Key, monkeypatch: pytest
             seen.append((connect().in_transaction, int(found)))
             on_epoch(epoch)
 
-        return train(encoder, loaders, settings, seed, asks, *rest)
+        return train(encoders, loaders, settings, seeds, asks, *rest)
 
-    train = model.train_model
-    monkeypatch.setattr(model, "train_model", watched)
+    train = training.train_models
+    monkeypatch.setattr(training, "train_models", watched)
     model.Model.populate(key, reserve_jobs=True)
     other.close()
     assert [in_transaction for in_transaction, _ in seen] == [False, False]

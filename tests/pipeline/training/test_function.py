@@ -15,7 +15,7 @@ from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network
 from pipeline.models.base import EncodingModel
 from pipeline.models.function import Function as NetworkFunction
 from pipeline.models.transfer import freeze
-from pipeline.training import Default, Function, score, train_model
+from pipeline.training import Default, Function, score, train_models
 from pipeline.training.function import OurModel
 from tests import laboratory
 
@@ -36,6 +36,11 @@ def population(make_population: Any) -> Any:
     return dataclasses.replace(made, info=info)
 
 
+def train_one(encoder: EncodingModel, loaders: Any, settings: Any, seed: int, *more: Any, **named: Any) -> Any:
+    (result,) = train_models([encoder], loaders, settings, [seed], *more, **named)
+    return result
+
+
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -45,7 +50,7 @@ def test_a_function_trains_every_network(network: Any, population: Any) -> None:
     def trained() -> tuple[EncodingModel, Any]:
         encoder = network.build(population.info, 2, population.loaders)
         settings = trainer("poisson_trainer", epochs=4, lr=0.02)
-        return encoder, train_model(encoder, population.loaders, settings, 5, seen.append, uid={"group_id": 9})
+        return encoder, train_one(encoder, population.loaders, settings, 5, seen.append, uid={"group_id": 9})
 
     seen: list[Any] = []
     before = torch.random.get_rng_state()
@@ -56,7 +61,7 @@ def test_a_function_trains_every_network(network: Any, population: Any) -> None:
     assert laboratory.CALLS[-1]["model"] == ("OurModel" if network is NETWORK else "Penalized")
     now = score(encoder, population.loaders["validation"])
     assert result.validation_correlation == now.correlation > max(result.initial_correlation, 0) + 0.1
-    assert (result.best_epoch, result.stopped_by, result.undefined_units) == (None, "function", 0)
+    assert (result.best_epoch, result.stopped_by, result.undefined_units) == (None, "function", {"lgn": ()})
     assert [epoch.epoch for epoch in result.history] == [epoch.epoch for epoch in seen] == [1, 2, 3, 4]
     assert all(math.isnan(epoch.validation_correlation) and epoch.seconds > 0 for epoch in result.history)
     assert not encoder.training
@@ -66,7 +71,7 @@ def test_a_function_trains_every_network(network: Any, population: Any) -> None:
 
 def test_our_trainer_trains_the_network_of_a_function(population: Any) -> None:
     encoder = LINEAR.build(population.info, 2, population.loaders)
-    result = train_model(encoder, population.loaders, Default(max_epochs=4, lr_init=0.02), 5)
+    result = train_one(encoder, population.loaders, Default(max_epochs=4, lr_init=0.02), 5)
     assert result.validation_correlation > max(result.initial_correlation, 0) + 0.1
     assert result.validation_correlation == score(encoder, population.loaders["validation"]).correlation
     assert result.best_epoch is not None and len(result.history) == 4
@@ -74,9 +79,7 @@ def test_our_trainer_trains_the_network_of_a_function(population: Any) -> None:
 
 def test_what_is_not_reported_is_not_made_up(population: Any) -> None:
     encoder = LINEAR.build(population.info, 2, population.loaders)
-    results = [
-        train_model(encoder, population.loaders, trainer("trainer_without_callback"), seed) for seed in (1, 1, 2)
-    ]
+    results = [train_one(encoder, population.loaders, trainer("trainer_without_callback"), seed) for seed in (1, 1, 2)]
     assert all(result.history == () for result in results)
     one, same, other = (call["noise"] for call in laboratory.CALLS[-3:])
     assert one == same != other
@@ -106,7 +109,7 @@ def test_ranges_of_parameters_hold_whoever_steps(population: Any) -> None:
     encoder.readouts["lgn"].register_forward_pre_hook(
         lambda readout, _: outside.append(bool(readout.mu.abs().max() > 1))
     )
-    train_model(encoder, population.loaders, trainer("poisson_trainer", epochs=2, lr=1.0), 5)
+    train_one(encoder, population.loaders, trainer("poisson_trainer", epochs=2, lr=1.0), 5)
     assert encoder.readouts["lgn"].mu.abs().max() == 1, "steps of 1 lead out of the map"
     assert not any(outside)
 
@@ -128,13 +131,13 @@ def test_trainers_that_do_not_fit_are_refused(
     encoder = LINEAR.build(population.info, 2, population.loaders)
     before = weights(encoder)
     with pytest.raises(error, match=complaint):
-        train_model(encoder, population.loaders, trainer(name, **arguments), 1)
+        train_one(encoder, population.loaders, trainer(name, **arguments), 1)
     if error is ConfigurationError:
         assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_other_settings_and_reserved_arguments_are_refused(population: Any) -> None:
     with pytest.raises(ConfigurationError, match="no trainer for settings of kind Factorized3d"):
-        train_model(NETWORK.build(population.info, 2), population.loaders, NETWORK.core, 1)
+        train_one(NETWORK.build(population.info, 2), population.loaders, NETWORK.core, 1)
     with pytest.raises(ConfigurationError, match=r"Function\.arguments: cb, uid cannot be among them"):
         trainer("poisson_trainer", cb=1, uid=2)

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from pipeline.training import Default
-from pipeline.training.losses import PoissonLoss
 from pipeline.training.stopping import Plateau
 
 
@@ -13,14 +11,13 @@ def follow(scores: list[float], start: float = 0.0, **settings: float) -> tuple[
     """Run a plateau over scores; the model's weight is the number of the epoch. Return verdicts, rates and model."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
     plateau = Plateau(Default(**{"lr_init": 1.0, "min_lr": 0.0, "patience": 2, "lr_decay_factor": 0.5} | settings))
     plateau.start(start, model)
     verdicts, rates = [], []
     for epoch, score in enumerate(scores, start=1):
         nn.init.constant_(model.weight, epoch)
-        verdicts.append(plateau.update(score, epoch, model, optimizer).value)
-        rates.append(optimizer.param_groups[0]["lr"])
+        verdicts.append(plateau.update(score, epoch, model).value)
+        rates.append(plateau.learning_rate)
         if verdicts[-1] == "stop":
             break
     return verdicts, rates, model
@@ -40,17 +37,22 @@ def test_improvement_resets_the_count_and_moves_the_best() -> None:
     assert model.weight.item() == 6
 
 
-def test_a_cut_restores_the_best_weights_and_forgets_the_moments() -> None:
+def test_a_cut_restores_the_best_weights() -> None:
     model = nn.Linear(1, 1, bias=False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
     nn.init.constant_(model.weight, 5.0)
     plateau = Plateau(Default(patience=1, lr_init=1.0))
     plateau.start(0.5, model)
-    model(torch.ones(1, 1)).sum().backward()
-    optimizer.step()
-    assert model.weight.item() != 5 and optimizer.state
-    assert plateau.update(0.4, 1, model, optimizer).value == "cut"
-    assert model.weight.item() == 5 and not optimizer.state
+    nn.init.constant_(model.weight, 6.0)
+    assert plateau.update(0.4, 1, model).value == "cut"
+    assert model.weight.item() == 5
+
+
+def test_stages_may_be_named() -> None:
+    """The schedule of staticnet: each learning rate until patience runs out, from the best weights on."""
+    verdicts, rates, model = follow([0.1, 0.0, 0.0, 0.2, 0.1, 0.1], schedule=(0.005, 0.001), min_lr=0.1)
+    assert verdicts == ["improved", "waiting", "cut", "improved", "waiting", "stop"]
+    assert rates == [0.005, 0.005, 0.001, 0.001, 0.001, 0.001]
+    assert model.weight.item() == 4
 
 
 def test_the_evaluation_before_training_must_be_beaten() -> None:
@@ -75,13 +77,3 @@ def test_training_ends_rather_than_go_below_the_smallest_rate() -> None:
     verdicts, rates, _ = follow([0.0] * 10, min_lr=0.25, lr_decay_steps=9)
     assert verdicts == ["waiting", "cut", "waiting", "cut", "waiting", "stop"]
     assert rates[-1] == 0.25
-
-
-def test_poisson_loss_uses_the_last_frames() -> None:
-    responses = torch.tensor([[[9.0, 1.0, 2.0]]])
-    predictions = torch.tensor([[[1.0, torch.e]]])
-    expected = (1 - 1 * 0) + (torch.e - 2 * 1)
-    assert PoissonLoss()(predictions, responses).item() == pytest.approx(expected, abs=1e-5)
-    assert PoissonLoss(average=True)(predictions, responses).item() == pytest.approx(expected / 2, abs=1e-5)
-    reference = nn.PoissonNLLLoss(log_input=False, eps=1e-8, reduction="sum")
-    torch.testing.assert_close(PoissonLoss()(predictions, responses), reference(predictions, responses[..., 1:]))

@@ -17,7 +17,7 @@ from pipeline.datasets.info import ScanInfo
 from pipeline.errors import TrainingError
 from pipeline.metrics import single_trial_correlation
 from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, Stacked2d, build_encoder
-from pipeline.training import TRAINERS, Default, Epoch, predict, score, train
+from pipeline.training import TRAINERS, Checkpointing, Default, Epoch, predict, score, train
 from pipeline.training.cycling import joint_batches
 
 NETWORK = Network(
@@ -130,26 +130,34 @@ def test_interrupted_training_ends_with_the_same_weights(population: Any, tmp_pa
     for last in (2, 5):
         with pytest.raises(_InterruptionError):
             encoder = build_encoder(NETWORK, population.info, seed=1)
-            train(encoder, population.loaders, settings, 1, on_epoch=stop_after(last), checkpoint=checkpoint)
+            train(encoder, population.loaders, settings, 1, stop_after(last), Checkpointing(checkpoint, every_epochs=1))
     resumed = build_encoder(NETWORK, population.info, seed=1)
-    found = train(resumed, population.loaders, settings, seed=1, checkpoint=checkpoint)
+    found = train(resumed, population.loaders, settings, seed=1, checkpointing=Checkpointing(checkpoint))
     assert same(weights(straight), weights(resumed))
     assert [dataclasses.replace(e, seconds=0) for e in found.history] == [
         dataclasses.replace(e, seconds=0) for e in expected.history
     ]
     assert [path.name for path in checkpoint.parent.iterdir()] == ["training.safetensors"]
-    again = train(build_encoder(NETWORK, population.info, seed=9), population.loaders, settings, 1, None, checkpoint)
+    fresh = build_encoder(NETWORK, population.info, seed=9)
+    again = train(fresh, population.loaders, settings, 1, checkpointing=Checkpointing(checkpoint))
     assert again == found, "a checkpoint of a training that had ended is its result"
 
 
 def test_foreign_and_damaged_checkpoints_are_refused(population: Any, tmp_path: Path) -> None:
     checkpoint = tmp_path / "training.safetensors"
-    train(build_encoder(NETWORK, population.info, seed=1), population.loaders, SHORT, seed=1, checkpoint=checkpoint)
+
+    def trained(seed: int, settings: Default = SHORT) -> None:
+        encoder = build_encoder(NETWORK, population.info, seed=1)
+        train(encoder, population.loaders, settings, seed, checkpointing=Checkpointing(checkpoint))
+
+    trained(seed=1)
     with pytest.raises(TrainingError, match="another training"):
-        train(build_encoder(NETWORK, population.info, seed=1), population.loaders, SHORT, seed=2, checkpoint=checkpoint)
+        trained(seed=2)
+    with pytest.raises(TrainingError, match="another training"):
+        trained(seed=1, settings=dataclasses.replace(SHORT, patience=6))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(TrainingError, match="damaged"):
-        train(build_encoder(NETWORK, population.info, seed=1), population.loaders, SHORT, seed=1, checkpoint=checkpoint)
+        trained(seed=1)
 
 
 def test_missing_response_is_named(population: Any) -> None:
@@ -289,7 +297,7 @@ def test_both_number_formats_learn(population: Any, precision: str) -> None:
 
 
 def test_registry() -> None:
-    assert [kind.kind() for kind in TRAINERS] == ["Default"]
+    assert [kind.kind() for kind in TRAINERS] == ["Default", "Function"]
 
 
 def test_training_on_images_finds_the_receptive_fields_of_linear_units() -> None:
