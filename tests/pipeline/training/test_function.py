@@ -79,8 +79,13 @@ def test_our_trainer_trains_the_network_of_a_function(population: Any) -> None:
 
 def test_what_is_not_reported_is_not_made_up(population: Any) -> None:
     encoder = LINEAR.build(population.info, 2, population.loaders)
+    before = weights(encoder)
     results = [train_one(encoder, population.loaders, trainer("trainer_without_callback"), seed) for seed in (1, 1, 2)]
     assert all(result.history == () for result in results)
+    moved = [(value - before[name]).std().item() for name, value in encoder.state_dict().items()]
+    assert all(0.1 < distance < 0.25 for distance in moved), (
+        "three times noise of 0.1, which only the function returned"
+    )
     one, same, other = (call["noise"] for call in laboratory.CALLS[-3:])
     assert one == same != other
 
