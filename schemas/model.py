@@ -11,7 +11,7 @@ import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.comparison import differing_settings, flat_settings, labels
-from pipeline.analysis.scores import UnitScores, score
+from pipeline.analysis.scores import UnitScores, score_loader
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
@@ -24,7 +24,6 @@ from pipeline.models.function import Function as NetworkFunction
 from pipeline.models.transfer import copy_core
 from pipeline.models.weights import pack, unpack
 from pipeline.training.history import TrainingResult
-from pipeline.training.prediction import predict
 from pipeline.training.start import initial_encoder
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
@@ -39,6 +38,27 @@ Key = dict[str, Any]
 
 SCORED_TIERS = ("validation", "test", "final", "ood")
 """Tiers that models are scored on, where they have trials with responses."""
+
+MEASURES = {
+    "single_trial_correlation": "trials and time joined",
+    "per_clip_correlation": "over the time of each trial, averaged",
+    "correlation_to_average": "with the mean of the repeats",
+    "oracle": "leave-one-out correlation of the same responses, whatever the model",
+    "fraction_oracle": "single_trial_correlation / oracle",
+    "fev": "fraction of explainable variance, whatever the model",
+    "feve": "fraction of explainable variance explained",
+    "normalized_correlation": "CCnorm of Schoppe et al. 2016",
+    "poisson_loss": "per bin, of normalised responses",
+}
+"""Columns of `Model.UnitScore`: measures of `UnitScores`."""
+
+
+def _scan_columns(measure: str) -> str:
+    what = "slope of correlations on oracles" if measure == "fraction_oracle" else "mean"
+    return f"""
+        scan_{measure}=null : float64  # {what} over units
+        scan_undefined_{measure} : int32  # units without it"""
+
 
 SHOWN_SCORES = ("validation_correlation", "test_correlation")
 
@@ -177,30 +197,19 @@ class Model(dj.Computed):
         -> recording.Scan.Unit
         score_tier : varchar(16)  # 'validation', 'test', 'final' or 'ood'
         ---
-        single_trial_correlation=null : float64  # trials and time joined
-        per_clip_correlation=null : float64  # over the time of each trial, averaged
-        correlation_to_average=null : float64  # with the mean of the repeats
-        fev=null : float64  # fraction of explainable variance
-        feve=null : float64  # fraction of explainable variance explained
-        normalized_correlation=null : float64  # CCnorm of Schoppe et al. 2016
-        poisson_loss=null : float64  # per bin, of normalised responses
-        """
+        """ + "\n".join(f"{name}=null : float64  # {comment}" for name, comment in MEASURES.items())
 
     class ScanScore(dj.Part):
-        """Means over the units of one scan on one tier, and how many units are undefined."""
+        """Each measure over the units of one scan on one tier, and for how many units it is undefined."""
 
         definition = """
-        # Means over the units of one scan
+        # Scores of one scan on one tier
         -> master
         -> dataset.MultiDataset.Member
         score_tier : varchar(16)  # 'validation', 'test', 'final' or 'ood'
         ---
-        scan_single_trial_correlation=null : float64  # mean over units
-        scan_correlation_to_average=null : float64  # mean over units
-        scan_feve=null : float64  # mean over units
-        scan_poisson_loss=null : float64  # mean over units
         scan_undefined : int32  # units without a single-trial correlation
-        """
+        """ + "\n".join(_scan_columns(name) for name in MEASURES)
 
     @property
     def key_source(self) -> dj.expression.QueryExpression:
@@ -300,15 +309,13 @@ class Model(dj.Computed):
                 {**row, "unit_id": unit_id, **{name: values[i] for name, values in measures.items()}}
                 for i, unit_id in enumerate(info[data_key].unit_ids)
             )
-            mean, undefined = mean_of_defined(found.single_trial_correlation)
+            together = {name: found.over_units(name) for name in MEASURES}
             self.ScanScore.insert1(
                 {
                     **row,
-                    "scan_single_trial_correlation": null(mean),
-                    "scan_correlation_to_average": null(mean_of_defined(found.correlation_to_average)[0]),
-                    "scan_feve": null(mean_of_defined(found.feve)[0]),
-                    "scan_poisson_loss": null(mean_of_defined(found.poisson_loss)[0]),
-                    "scan_undefined": undefined,
+                    "scan_undefined": together["single_trial_correlation"][1],
+                    **{f"scan_{name}": null(value) for name, (value, _) in together.items()},
+                    **{f"scan_undefined_{name}": undefined for name, (_, undefined) in together.items()},
                 }
             )
         # Should the commit after this fail, the training starts over.
@@ -484,9 +491,9 @@ def score_encoder(encoder: EncodingModel, loaders: dataset.ScanLoaders) -> dict[
     scores = {}
     for tier in SCORED_TIERS:
         for data_key, loader in loaders.get(tier, {}).items():
-            trials = predict(encoder, loader, data_key)
-            if trials:
-                scores[tier, data_key] = score([r for r, _ in trials], [p for _, p in trials], loader.conditions)
+            found = score_loader(encoder, loader, data_key)
+            if found is not None:
+                scores[tier, data_key] = found
     return scores
 
 

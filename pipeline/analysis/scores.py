@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from pipeline import metrics
+from pipeline.datasets.batches import Batch
+from pipeline.datasets.function import ForeignLoader
+from pipeline.datasets.loaders import ScanLoader
+from pipeline.datasets.scans import in_full
+from pipeline.metrics import fraction_oracle, mean_of_defined
+from pipeline.models.base import EncodingModel
+from pipeline.moments import RepeatSums, TrialSums
+from pipeline.training.prediction import predicted_trials
 
 
 @dataclass(frozen=True)
@@ -16,8 +24,14 @@ class UnitScores:
 
     Attributes
     ----------
-    single_trial_correlation, per_clip_correlation, correlation_to_average, fev, feve, normalized_correlation : ndarray
-        (unit,). The last four need repeated conditions.
+    single_trial_correlation, per_clip_correlation : ndarray
+        (unit,).
+    correlation_to_average, fev, feve, normalized_correlation : ndarray
+        (unit,). These and the next two need repeated conditions.
+    oracle : ndarray
+        (unit,) `oracle_correlation` of the responses that were predicted.
+    fraction_oracle : ndarray
+        (unit,) single_trial_correlation / oracle, undefined where the oracle is not above 0.
     poisson_loss : ndarray
         (unit,) per bin, of the normalised responses that the model was trained on.
     """
@@ -25,6 +39,8 @@ class UnitScores:
     single_trial_correlation: np.ndarray
     per_clip_correlation: np.ndarray
     correlation_to_average: np.ndarray
+    oracle: np.ndarray
+    fraction_oracle: np.ndarray
     fev: np.ndarray
     feve: np.ndarray
     normalized_correlation: np.ndarray
@@ -35,9 +51,19 @@ class UnitScores:
         """Return the names of the measures."""
         return tuple(field.name for field in fields(cls))
 
+    def over_units(self, name: str) -> tuple[float, int]:
+        """Return a measure of all units together, NaN if it is undefined, and the number of units where it is.
+
+        It is the mean; of `fraction_oracle` it is the slope of `pipeline.metrics.fraction_oracle`.
+        """
+        mean, undefined = mean_of_defined(getattr(self, name))
+        if name == "fraction_oracle":
+            return fraction_oracle(self.single_trial_correlation, self.oracle), undefined
+        return mean, undefined
+
 
 def score(responses: Sequence[np.ndarray], predictions: Sequence[np.ndarray], conditions: Sequence[str]) -> UnitScores:
-    """Score the trials of one scan and tier.
+    """Score the trials of one scan and tier that are in memory.
 
     Parameters
     ----------
@@ -46,19 +72,58 @@ def score(responses: Sequence[np.ndarray], predictions: Sequence[np.ndarray], co
     conditions : sequence of str
         The stimulus of each trial; measures over repeats use the conditions that were shown at least twice.
     """
-    undefined = np.full(len(responses[0]), np.nan)
-    shown: dict[str, list[int]] = {}
-    for trial, name in enumerate(conditions):
-        shown.setdefault(name, []).append(trial)
-    groups = [group for group in shown.values() if len(group) > 1]
-    repeats = [np.stack([responses[i] for i in group]) for group in groups]
-    predicted = [np.stack([predictions[i] for i in group]) for group in groups]
+    return score_trials(zip(responses, predictions, strict=True), conditions)
+
+
+def score_trials(trials: Iterable[tuple[np.ndarray, np.ndarray]], conditions: Sequence[str]) -> UnitScores:
+    """Score trials as they come; those of a repeated condition are held until its last one.
+
+    Parameters
+    ----------
+    trials : iterable of (responses, predictions)
+        Two arrays (unit, time) for each trial, at least one.
+    conditions : sequence of str
+        The stimulus of each trial; measures over repeats use the conditions that were shown at least twice.
+    """
+    shown = {name: count for name, count in Counter(conditions).items() if count > 1}
+    single, repeated = TrialSums(), RepeatSums(min(shown.values(), default=2))
+    held: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in shown}
+    for (responses, predictions), name in zip(trials, conditions, strict=True):
+        single.add(responses, predictions)
+        if name in held:
+            held[name].append((np.array(responses), np.array(predictions)))  # not views, which keep whole batches
+            if len(held[name]) == shown[name]:
+                repeated.add(*zip(*held.pop(name), strict=True))
+    correlation = single.single_trial_correlation()
+    undefined = np.full(len(correlation), np.nan)
+    oracle = repeated.oracle_correlation() if shown else undefined
+    positive = oracle > 0
     return UnitScores(
-        single_trial_correlation=metrics.single_trial_correlation(responses, predictions),
-        per_clip_correlation=metrics.per_clip_correlation(responses, predictions),
-        correlation_to_average=metrics.correlation_to_average(repeats, predicted) if repeats else undefined,
-        fev=metrics.fev(repeats) if repeats else undefined,
-        feve=metrics.feve(repeats, predicted) if repeats else undefined,
-        normalized_correlation=metrics.normalized_correlation(repeats, predicted) if repeats else undefined,
-        poisson_loss=metrics.poisson_loss(responses, predictions),
+        single_trial_correlation=correlation,
+        per_clip_correlation=single.per_clip_correlation(),
+        correlation_to_average=repeated.correlation_to_average() if shown else undefined,
+        oracle=oracle,
+        fraction_oracle=np.where(positive, correlation / np.where(positive, oracle, 1), np.nan),
+        fev=repeated.fev() if shown else undefined,
+        feve=repeated.feve() if shown else undefined,
+        normalized_correlation=repeated.normalized_correlation() if shown else undefined,
+        poisson_loss=single.poisson_loss(),
     )
+
+
+def score_loader(encoder: EncodingModel, loader: ScanLoader | ForeignLoader, data_key: str) -> UnitScores | None:
+    """Score an encoder on all trials of a loader, None if it has none.
+
+    Loaders of ours give the repeats of a condition one after the other, so that no more than one condition is in
+    memory; those of a function come as they come, and what they repeat is held until it is complete.
+    """
+    conditions = list(loader.conditions)
+    if not conditions:
+        return None
+    batches: Iterable[Batch] = loader
+    if isinstance(loader, ScanLoader):
+        first = {name: position for position, name in reversed(list(enumerate(conditions)))}
+        order = sorted(range(len(conditions)), key=lambda position: first[conditions[position]])
+        conditions = [conditions[position] for position in order]
+        batches = in_full(loader.dataset, [loader.trials[position] for position in order])
+    return score_trials(predicted_trials(encoder, batches, data_key), conditions)

@@ -38,7 +38,14 @@ def evaluating(encoder: EncodingModel) -> Iterator[None]:
 
 
 def predict(encoder: EncodingModel, loader: Iterable[Batch], data_key: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Predict every trial of a loader.
+    """Predict every trial of a loader and return all of them; see `predicted_trials`."""
+    return list(predicted_trials(encoder, loader, data_key))
+
+
+def predicted_trials(
+    encoder: EncodingModel, loader: Iterable[Batch], data_key: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Predict every trial of a loader, one batch at a time.
 
     Parameters
     ----------
@@ -49,21 +56,19 @@ def predict(encoder: EncodingModel, loader: Iterable[Batch], data_key: str) -> l
     data_key : str
         The scan.
 
-    Returns
-    -------
-    list of (responses, predictions)
+    Yields
+    ------
+    tuple of (responses, predictions)
         For each trial two arrays (unit, time), of the frames that have predictions; time is 1 for images.
     """
-    pairs = []
-    with evaluating(encoder):
-        for batch in loader:
+    for batch in loader:
+        with evaluating(encoder):  # not while others use the trials, who may want gradients
             batch = on_device(batch, encoder.device)
             predictions = encoder.respond(batch, data_key)
-            responses = aligned(predictions, batch.responses)
-            if predictions.dim() == 2:
-                responses, predictions = responses.unsqueeze(2), predictions.unsqueeze(2)
-            pairs += list(zip(responses.cpu().numpy(), predictions.cpu().numpy(), strict=True))
-    return pairs
+        responses = aligned(predictions, batch.responses)
+        if predictions.dim() == 2:
+            responses, predictions = responses.unsqueeze(2), predictions.unsqueeze(2)
+        yield from zip(responses.cpu().numpy(), predictions.cpu().numpy(), strict=True)
 
 
 @dataclass(frozen=True)

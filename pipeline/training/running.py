@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.metrics import CONSTANT
+from pipeline.moments import CONSTANT
 
 
 class RunningCorrelation:

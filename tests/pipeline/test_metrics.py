@@ -172,3 +172,47 @@ def test_normalized_correlation_of_the_true_rate_is_one(rng: np.random.Generator
     )
     noise = rng.normal(0, 1, (3, 1, 1000)) * 1e-3
     assert np.isnan(metrics.normalized_correlation([noise], [rate[0, :, :1000]])[0])
+
+
+def test_explained_variance_equals_a_direct_loop(repeats: list[np.ndarray], rng: np.random.Generator) -> None:
+    predictions = [rng.gamma(2, 1, x.shape) for x in repeats]
+    for unit in range(3):
+        values, errors, noise = [], [], []
+        for condition, guess in zip(repeats, predictions, strict=True):
+            for frame in range(condition.shape[2]):
+                shown = condition[:, unit, frame]
+                values += list(shown)
+                errors += [(y - p) ** 2 for y, p in zip(shown, guess[:, unit, frame], strict=True)]
+                noise.append(sum((shown - shown.mean()) ** 2) / (len(shown) - 1))
+        total = stats.tvar(values)
+        explainable = total - np.mean(noise)
+        assert metrics.fev(repeats)[unit] == pytest.approx(explainable / total)
+        expected = 1 - (np.mean(errors) - np.mean(noise)) / explainable
+        assert metrics.feve(repeats, predictions)[unit] == pytest.approx(expected)
+
+
+def test_normalized_correlation_equals_a_direct_loop(repeats: list[np.ndarray], rng: np.random.Generator) -> None:
+    predictions = [rng.gamma(2, 1, x.shape[1:]) for x in repeats]
+    found = metrics.normalized_correlation(repeats, predictions)
+    for unit in range(3):
+        shown = [np.concatenate([x[i, unit] for x in repeats]) for i in range(4)]
+        guess = np.concatenate([p[unit] for p in predictions])
+        power = (np.var(sum(shown)) - sum(np.var(y) for y in shown)) / (4 * 3)
+        covariance = np.cov(sum(shown) / 4, guess, ddof=0)[0, 1]
+        assert found[unit] == pytest.approx(covariance / np.sqrt(np.var(guess) * power))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_leaves_only_its_unit_undefined(repeats: list[np.ndarray], rng: np.random.Generator) -> None:
+    predictions = [rng.gamma(2, 1, x.shape[1:]) for x in repeats]
+    predictions[1][2, 3] = np.inf
+    for measure in (metrics.feve, metrics.normalized_correlation, metrics.correlation_to_average):
+        assert np.isfinite(measure(repeats, predictions)).tolist() == [True, True, False]
+    below = -np.ones((1, 3))
+    assert np.isnan(metrics.poisson_loss(np.ones((1, 3)), below)).all()
+
+
+def test_variance_of_a_constant_that_rounds_is_undefined() -> None:
+    constant = [np.full((3, 1, 7), 0.1)]
+    assert np.isnan(metrics.fev(constant)[0])
+    assert np.isnan(metrics.feve(constant, [np.ones((1, 7))])[0])

@@ -21,6 +21,7 @@ def one_thread() -> Any:
 
 
 def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
+    from pipeline.analysis.scores import UnitScores, score
     from pipeline.metrics import poisson_loss, single_trial_correlation
     from schemas.dataset import get_dataloaders
     from schemas.model import Model
@@ -41,6 +42,10 @@ def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
         assert [unit["unit_id"] for unit in units] == [1, 2, 3, 4, 5, 6]
         assert [unit["single_trial_correlation"] for unit in units] == pytest.approx(expected, abs=1e-6)
         assert [unit["poisson_loss"] for unit in units] == pytest.approx(poisson_loss(responses, predictions), abs=1e-5)
+        anew = score(responses, predictions, loaders[tier][data_key].conditions)  # repeats lie apart here
+        for name in UnitScores.names():
+            stored = np.array([unit[name] for unit in units], float)
+            np.testing.assert_allclose(stored, getattr(anew, name), atol=1e-4, rtol=1e-4)
         assert row[f"{tier}_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
         scan = (Model.ScanScore & trained & {"score_tier": tier}).fetch1()
         assert scan["scan_single_trial_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
@@ -54,7 +59,33 @@ def test_undefined_scores_are_null(trained: Key) -> None:
     assert len(validation & "feve IS NULL") == 6  # no validation scene is shown twice
     assert len(validation & "single_trial_correlation IS NULL") == 0
     assert len(Model.UnitScore & trained & {"score_tier": "test"} & "correlation_to_average IS NOT NULL") == 6
-    assert (Model.ScanScore & trained & {"score_tier": "validation"}).fetch1("scan_feve") is None
+    scan = (Model.ScanScore & trained & {"score_tier": "validation"}).fetch1()
+    assert scan["scan_feve"] is None
+    assert scan["scan_undefined_feve"] == 6
+    assert scan["scan_undefined_single_trial_correlation"] == 0
+
+
+def test_each_measure_has_its_columns_and_scans_count_what_is_undefined(trained: Key) -> None:
+    from pipeline.analysis.scores import UnitScores
+    from pipeline.metrics import fraction_oracle
+    from schemas.dataset import Oracle
+    from schemas.model import MEASURES, Model
+
+    assert tuple(MEASURES) == UnitScores.names()
+    test = {"score_tier": "test"}
+    units = (Model.UnitScore & trained & test).to_pandas().reset_index().sort_values("unit_id")
+    scan = (Model.ScanScore & trained & test).fetch1()
+    for name in MEASURES:
+        values = units[name].astype(float)
+        assert scan[f"scan_undefined_{name}"] == values.isna().sum()
+        if name != "fraction_oracle":
+            assert scan[f"scan_{name}"] == pytest.approx(values.mean())
+    slope = fraction_oracle(units["single_trial_correlation"], units["oracle"])
+    assert scan["scan_fraction_oracle"] == pytest.approx(slope)
+    # The model has no prediction for the first frames, which that table counts too.
+    Oracle.populate(trained)
+    elsewhere = (Oracle.Unit & trained).to_arrays("oracle_correlation", order_by="unit_id")
+    np.testing.assert_allclose(units["oracle"].astype(float), elsewhere.astype(float), atol=0.1)
 
 
 def test_rows_tell_the_training_and_where_it_happened(trained: Key) -> None:

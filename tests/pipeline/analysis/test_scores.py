@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from pipeline import metrics
-from pipeline.analysis.scores import UnitScores, score
+from pipeline.analysis.scores import UnitScores, score, score_trials
 
 CONDITIONS = ["a", "b", "a", "c", "b", "a"]
 """Two repeated conditions, shown in mixed order, and one shown once."""
@@ -41,10 +43,12 @@ def test_each_measure_uses_its_own_trials(trials: tuple[list[np.ndarray], list[n
         ]
         assert found.correlation_to_average[unit] == pytest.approx(corr(*means))
     repeats, predicted = ([np.stack([side[i] for i in group]) for group in groups] for side in trials)
-    np.testing.assert_array_equal(found.fev, metrics.fev(repeats))
-    np.testing.assert_array_equal(found.feve, metrics.feve(repeats, predicted))
-    np.testing.assert_array_equal(found.normalized_correlation, metrics.normalized_correlation(repeats, predicted))
-    np.testing.assert_array_equal(found.poisson_loss, metrics.poisson_loss(responses, predictions))
+    np.testing.assert_allclose(found.fev, metrics.fev(repeats))
+    np.testing.assert_allclose(found.feve, metrics.feve(repeats, predicted))
+    np.testing.assert_allclose(found.normalized_correlation, metrics.normalized_correlation(repeats, predicted))
+    np.testing.assert_allclose(found.poisson_loss, metrics.poisson_loss(responses, predictions))
+    np.testing.assert_allclose(found.oracle, metrics.oracle_correlation(repeats))
+    np.testing.assert_allclose(found.fraction_oracle, found.single_trial_correlation / found.oracle)
 
 
 def test_undefined_is_nan(trials: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
@@ -67,7 +71,7 @@ def test_perfect_predictions(trials: tuple[list[np.ndarray], list[np.ndarray]]) 
 
 def test_names_are_the_fields() -> None:
     assert UnitScores.names()[0] == "single_trial_correlation"
-    assert len(UnitScores.names()) == 7
+    assert len(UnitScores.names()) == 9
 
 
 def test_still_images_have_one_frame() -> None:
@@ -87,3 +91,32 @@ def test_still_images_have_one_frame() -> None:
         assert found.correlation_to_average[unit] == pytest.approx(expected)
     assert np.isnan(found.per_clip_correlation).all()
     assert np.isfinite(found.feve).all()
+
+
+def test_units_together_are_means_but_the_fraction_oracle_is_a_slope(
+    trials: tuple[list[np.ndarray], list[np.ndarray]],
+) -> None:
+    found = score(*trials, CONDITIONS)
+    correlation, oracle = found.single_trial_correlation[:2], found.oracle[:2]
+    assert found.over_units("feve") == (pytest.approx(found.feve[:2].mean()), 1)
+    slope = np.linalg.lstsq(oracle[:, None], correlation, rcond=None)[0][0]
+    assert found.over_units("fraction_oracle") == (pytest.approx(slope), 1)
+
+
+def test_an_oracle_below_zero_has_no_fraction() -> None:
+    rng = np.random.default_rng(1)
+    rate = rng.normal(size=(1, 50))
+    found = score([rate, -rate], [rate, rate], ["a", "a"])
+    assert found.oracle[0] == pytest.approx(-1)
+    assert np.isnan(found.fraction_oracle[0])
+
+
+def test_trials_of_complete_conditions_are_let_go() -> None:
+    rng = np.random.default_rng(2)
+    units, bins, repeats, conditions = 50, 200, 3, 60
+    tracemalloc.start()
+    trials = ((x, x + 1) for x in (rng.normal(size=(units, bins)) for _ in range(repeats * conditions)))
+    score_trials(trials, [str(i // repeats) for i in range(repeats * conditions)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.2 * 2 * units * bins * 8 * repeats * conditions
