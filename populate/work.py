@@ -19,6 +19,7 @@ COMPUTED: tuple[type[dj.Table], ...] = (
     dataset.Oracle,
     model.Model,
     analysis.ReadoutAnalysis,
+    analysis.Prediction,
     mei.MEI,
 )
 """The tables that populate() fills, each after those that it depends on."""

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datajoint as dj
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.readouts import ReadoutProperties, pixels_to_degrees, readout_properties
+from pipeline.datasets.loaders import ScanLoader
 from pipeline.errors import ConfigurationError
 from pipeline.models import Encoder
-from schemas import config, dataset, model, recording
+from pipeline.training.prediction import predicted_trials
+from schemas import config, dataset, model, recording, stimulus
 from schemas.connection import schema as open_schema
 from schemas.provenance import provenance_columns, provenance_row
+from schemas.restrictions import effective
 from schemas.rows import null
 
 schema = open_schema("analysis")
 
 Key = dict[str, Any]
+
+PREDICTED_TIERS = ("train", *model.SCORED_TIERS, "withheld")
+"""Tiers of which predictions can be stored."""
 
 
 @schema
@@ -112,3 +120,151 @@ class ReadoutAnalysis(dj.Computed):
                 }
                 for i, unit_id in enumerate(unit_ids)
             )
+
+
+@schema
+class PredictionSelection(dj.Manual):
+    """Predictions that are wanted: they may be large, so `Prediction.populate` stores these and no others."""
+
+    definition = """
+    # Predictions that are wanted
+    -> model.Model
+    prediction_tier : varchar(16)  # 'train', 'validation', 'test', 'final', 'ood' or 'withheld'
+    """
+
+    @classmethod
+    def fill(cls, *restrictions: Any, tiers: Sequence[str] = ("test",)) -> int:
+        """Ask for the predictions of all models that the restrictions select, and return how many are new.
+
+        Models on the data of a function are left out, for the trials of such data have no names.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such tier, or a restriction names nothing that models have.
+        """
+        unknown = set(tiers) - set(PREDICTED_TIERS)
+        if unknown:
+            raise ConfigurationError(f"no tier {unknown.pop()!r}: it is one of {', '.join(PREDICTED_TIERS)}")
+        models = model.Model.proj() - config.DataConfig.Function.proj()
+        for restriction in restrictions:
+            models = models & effective(restriction, models.heading.names, "models")
+        wanted = [{**key, "prediction_tier": tier} for key in models.keys() for tier in tiers]
+        there = (cls & wanted).keys() if wanted else []
+        new = [row for row in wanted if row not in there]
+        cls.insert(new, skip_duplicates=True)
+        return len(new)
+
+
+@schema
+class Prediction(dj.Computed):
+    """What a model predicts for every trial of a tier, whole and with the behaviour of that trial."""
+
+    definition = f"""
+    # Predicted responses to every trial of a tier
+    -> PredictionSelection
+    ---
+    prediction_trials : int32  # trials in all scans
+    {provenance_columns("prediction")}
+    """
+
+    class Scan(dj.Part):
+        """The predictions for the trials of one scan, joined in time."""
+
+        definition = """
+        # Predictions for the trials of one scan
+        -> master
+        -> dataset.MultiDataset.Member
+        ---
+        predictions : <npy@main>  # (responses as loaders give them) unit, frame of all trials; units as in the loaders
+        prediction_lost_frames : int32  # frames at the start of each movie that have no prediction
+        """
+
+    class Trial(dj.Part):
+        """Where the prediction for one trial lies."""
+
+        definition = """
+        # Where the prediction for one trial lies
+        -> master.Scan
+        -> stimulus.Trial
+        ---
+        first_frame : int64  # position of its first predicted frame among those of all trials
+        predicted_frames : int32  # frames that have a prediction; 1 for images
+        """
+
+    def make_fetch(self, key: Key) -> tuple[Any, ...]:
+        """Fetch where the weights and the data are, and the members."""
+        members = (dataset.MultiDataset.Member & {"group_id": key["group_id"]}).to_dicts(order_by="data_key")
+        where = dataset.MultiDataset.paths(key), dataset.MultiDataset.units(key), config.DataConfig.load(key)
+        return (model.Model & key).fetch1("model_weights").path, members, *where
+
+    def make_compute(
+        self, key: Key, weights_path: str, members: list[Key], paths: dict[str, str], units: dict[str, Any], data: Any
+    ) -> tuple[Any, ...]:
+        """Predict; in memory are all predictions for one tier."""
+        started = time.perf_counter()
+        encoder, _ = model.Model.load_encoder(key)
+        loaders, _ = dataset.loaders_of(paths, units, data, 1, key["seed"])
+        found = []
+        for member in members:
+            loader = loaders.get(key["prediction_tier"], {}).get(member["data_key"])
+            if isinstance(loader, ScanLoader) and loader.trials:
+                numbers = [loader.dataset.stored.trial_idx[row] for row in loader.trials]
+                pairs = predicted_trials(encoder, loader.in_full(), member["data_key"])
+                found.append((member, numbers, [predicted for _, predicted in pairs]))
+        return found, encoder.lost_frames, time.perf_counter() - started
+
+    def make_insert(
+        self, key: Key, found: list[tuple[Key, list[int], list[np.ndarray]]], lost_frames: int, seconds: float
+    ) -> None:
+        """Insert the predictions and where each trial lies in them."""
+        trials = sum(len(numbers) for _, numbers, _ in found)
+        self.insert1({**key, "prediction_trials": trials, **provenance_row("prediction", seconds)})
+        for member, numbers, predicted in found:
+            row = {**key, **{name: member[name] for name in dataset.MultiDataset.Member().primary_key}}
+            joined = np.concatenate(predicted, axis=1)
+            self.Scan.insert1({**row, "predictions": joined, "prediction_lost_frames": lost_frames})
+            lengths = [trial.shape[1] for trial in predicted]
+            starts = np.cumsum([0, *lengths[:-1]]).tolist()
+            self.Trial.insert(
+                {**row, "trial_idx": number, "first_frame": start, "predicted_frames": length}
+                for number, start, length in zip(numbers, starts, lengths, strict=True)
+            )
+
+    @classmethod
+    def trials(cls, key: Mapping[str, Any]) -> pd.DataFrame:
+        """Return the predictions for one scan, one row a trial in order of time.
+
+        Parameters
+        ----------
+        key : mapping
+            Of a model, with ``prediction_tier``, and of a scan if its group has several.
+
+        Returns
+        -------
+        DataFrame
+            By ``trial_idx``: ``condition_hash``, ``prediction`` (unit, time) and ``lost_frames``, the frames before its
+            first. ``Prediction.trials(key).prediction.tolist()`` is a list of arrays.
+
+        Raises
+        ------
+        ConfigurationError
+            If the key does not name the predictions of exactly one scan.
+        """
+        scans = (cls.Scan & key).to_dicts()
+        if len(scans) != 1:
+            raise ConfigurationError(
+                f"{dict(key)} names predictions of {len(scans)} scans: name one model, prediction_tier and scan, and "
+                "populate Prediction after PredictionSelection.fill"
+            )
+        predictions = np.asarray(scans[0]["predictions"])
+        one = {name: scans[0][name] for name in cls.Scan().primary_key}
+        rows = ((cls.Trial & one) * stimulus.Trial.proj("condition_hash")).to_dicts(order_by="first_frame")
+        columns = {
+            "condition_hash": [row["condition_hash"] for row in rows],
+            "prediction": [
+                predictions[:, row["first_frame"] : row["first_frame"] + row["predicted_frames"]] for row in rows
+            ],
+            "lost_frames": scans[0]["prediction_lost_frames"],
+        }
+        return pd.DataFrame(columns, index=pd.Index([row["trial_idx"] for row in rows], name="trial_idx"))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.datasets.scans import in_full
+
 Key = dict[str, Any]
 
 
@@ -69,3 +71,78 @@ def test_without_a_screen_there_are_no_degrees(simulated: Any, open_simulated: A
     ReadoutAnalysis.populate(key)
     assert len(ReadoutAnalysis.Unit & key & "position_x_deg IS NULL AND position_y_deg IS NULL") == 6
     assert len(ReadoutAnalysis.Unit & key & "position_x_px IS NULL") == 0
+
+
+def test_nothing_is_predicted_unless_it_is_asked_for(trained: Key) -> None:
+    from schemas.analysis import Prediction
+
+    assert len(Prediction().key_source & trained) == 0
+
+
+def test_predictions_come_back_trial_by_trial(trained: Key, stored: Key) -> None:
+    from schemas import dataset, stimulus
+    from schemas.analysis import Prediction, PredictionSelection
+    from schemas.model import Model
+
+    assert PredictionSelection.fill(trained, tiers=("test", "train")) == 2
+    assert PredictionSelection.fill(trained) == 0
+    Prediction.populate(trained)
+    encoder, info = Model.load_encoder(trained)
+    (data_key,) = info
+    tiers = dict(zip(*stimulus.ConditionTier().to_arrays("condition_hash", "tier"), strict=True))
+    scan = dataset.Dataset.open(stored)
+    for tier, trials in (("test", 8), ("train", 8)):
+        found = Prediction.trials({**trained, "prediction_tier": tier})
+        assert len(found) == (Prediction & trained & {"prediction_tier": tier}).fetch1("prediction_trials") == trials
+        assert {tiers[name] for name in found["condition_hash"]} == {tier}
+        loader = dataset.get_dataloaders(trained)[tier][data_key]
+        expected = [
+            encoder.respond(trial, data_key) for row in loader.trials for trial in in_full(loader.dataset, [row])
+        ]
+        assert [scan.trial_idx[row] for row in loader.trials] == found.index.tolist()
+        assert [scan.condition_hash[row] for row in loader.trials] == found["condition_hash"].tolist()
+        for kept, anew in zip(found["prediction"], expected, strict=True):
+            assert kept.dtype == np.float32
+            np.testing.assert_allclose(kept, anew[0].detach().numpy(), atol=1e-5)
+        assert set(found["lost_frames"]) == {encoder.lost_frames} != {0}
+
+
+def test_predictions_for_images_have_one_frame(stored_images: Key) -> None:
+    from pipeline.models import FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter, Stacked2d
+    from schemas import config, dataset
+    from schemas.analysis import Prediction, PredictionSelection
+    from schemas.model import Model, ModelSelection
+
+    network = Network(
+        Stacked2d(hidden_channels=2, layers=1), NoRecurrence(), FullGaussian2d(), NoShifter(), NoModulator()
+    )
+    key = {
+        **dataset.MultiDataset.fill(stored_images),
+        **config.DataConfig.CorrectedAreaLayer.fill(brain_area="V1", layer="L2/3")[0],
+        **config.NetworkConfig.add(network),
+        **config.TrainConfig.Default.fill(max_epochs=1, batch_size=8)[0],
+        "seed": 1009,
+    }
+    ModelSelection.fill(key)
+    Model.populate(key)
+    PredictionSelection.fill(key, tiers=("validation",))
+    Prediction.populate(key)
+    found = Prediction.trials(key)
+    encoder, info = Model.load_encoder(key)
+    (data_key,) = info
+    loader = dataset.get_dataloaders(key)["validation"][data_key]
+    (batch,) = loader
+    anew = encoder.respond(batch, data_key).detach().numpy()
+    assert len(found) == len(anew) > 1
+    np.testing.assert_allclose(np.stack(found["prediction"].tolist()), anew[:, :, None], atol=1e-6)
+    assert found["condition_hash"].tolist() == loader.conditions
+
+
+def test_predictions_that_are_not_there_are_named(trained: Key) -> None:
+    from pipeline.errors import ConfigurationError
+    from schemas.analysis import Prediction, PredictionSelection
+
+    with pytest.raises(ConfigurationError, match="predictions of 0 scans"):
+        Prediction.trials({**trained, "prediction_tier": "ood"})
+    with pytest.raises(ConfigurationError, match="no tier 'oracle'"):
+        PredictionSelection.fill(trained, tiers=("oracle",))
