@@ -17,6 +17,9 @@ from pipeline.models.base import EncodingModel
 from pipeline.moments import RepeatSums, TrialSums
 from pipeline.training.prediction import predicted_trials
 
+UNITS_AT_ONCE = 256
+"""Units whose sums are gathered together: few enough for a trial of them to stay in a processor's cache."""
+
 
 @dataclass(frozen=True)
 class UnitScores:
@@ -86,27 +89,38 @@ def score_trials(trials: Iterable[tuple[np.ndarray, np.ndarray]], conditions: Se
         The stimulus of each trial; measures over repeats use the conditions that were shown at least twice.
     """
     shown = {name: count for name, count in Counter(conditions).items() if count > 1}
-    single, repeated = TrialSums(), RepeatSums(min(shown.values(), default=2))
     held: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in shown}
+    blocks: list[tuple[slice, TrialSums, RepeatSums]] = []
     for (responses, predictions), name in zip(trials, conditions, strict=True):
-        single.add(responses, predictions)
+        for first in range(0, 0 if blocks else len(responses), UNITS_AT_ONCE):
+            units = slice(first, first + UNITS_AT_ONCE)
+            blocks.append((units, TrialSums(), RepeatSums(min(shown.values(), default=2))))
+        for units, single, _ in blocks:
+            single.add(responses[units], predictions[units])
         if name in held:
             held[name].append((np.array(responses), np.array(predictions)))  # not views, which keep whole batches
             if len(held[name]) == shown[name]:
-                repeated.add(*zip(*held.pop(name), strict=True))
+                repeats, guesses = zip(*held.pop(name), strict=True)
+                for units, _, repeated in blocks:
+                    repeated.add([trial[units] for trial in repeats], [guess[units] for guess in guesses])
+    found = [_scores(single, repeated if shown else None) for _, single, repeated in blocks]
+    return UnitScores(**{name: np.concatenate([getattr(part, name) for part in found]) for name in UnitScores.names()})
+
+
+def _scores(single: TrialSums, repeated: RepeatSums | None) -> UnitScores:
     correlation = single.single_trial_correlation()
     undefined = np.full(len(correlation), np.nan)
-    oracle = repeated.oracle_correlation() if shown else undefined
+    oracle = repeated.oracle_correlation() if repeated else undefined
     positive = oracle > 0
     return UnitScores(
         single_trial_correlation=correlation,
         per_clip_correlation=single.per_clip_correlation(),
-        correlation_to_average=repeated.correlation_to_average() if shown else undefined,
+        correlation_to_average=repeated.correlation_to_average() if repeated else undefined,
         oracle=oracle,
         fraction_oracle=np.where(positive, correlation / np.where(positive, oracle, 1), np.nan),
-        fev=repeated.fev() if shown else undefined,
-        feve=repeated.feve() if shown else undefined,
-        normalized_correlation=repeated.normalized_correlation() if shown else undefined,
+        fev=repeated.fev() if repeated else undefined,
+        feve=repeated.feve() if repeated else undefined,
+        normalized_correlation=repeated.normalized_correlation() if repeated else undefined,
         poisson_loss=single.poisson_loss(),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import metrics
+from pipeline.analysis import scores
 from pipeline.analysis.scores import UnitScores, score, score_trials
 
 CONDITIONS = ["a", "b", "a", "c", "b", "a"]
@@ -120,3 +121,15 @@ def test_trials_of_complete_conditions_are_let_go() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.2 * 2 * units * bins * 8 * repeats * conditions
+
+
+def test_units_are_scored_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    responses = list(rng.gamma(2, 1, (6, 7, 40)))
+    predictions = [trial + rng.normal(0, 1, trial.shape) ** 2 for trial in responses]
+    together = score(responses, predictions, list("abcabc"))
+    monkeypatch.setattr(scores, "UNITS_AT_ONCE", 3)
+    apart = score(responses, predictions, list("abcabc"))
+    for name in UnitScores.names():
+        assert getattr(apart, name).shape == (7,)
+        np.testing.assert_allclose(getattr(apart, name), getattr(together, name), rtol=1e-12)
