@@ -57,7 +57,7 @@ def test_staticnet_plans_sixty_four_models(stored_images: Key) -> None:
     assert ModelSelection.fill(*chosen) == 0
     linear = ModelSelection * NetworkConfig.CorePlusReadout & (CoreConfig.StackedLinearGaussianLaplace & wanted).proj()
     assert len(linear & group) == 32
-    (ModelSelection & group - Model.proj()).delete_quick()  # nobody here wants to train them
+    ((ModelSelection & group) - Model.proj()).delete_quick()  # nobody here wants to train them
 
 
 def test_a_preset_is_one_key(stored_images: Key) -> None:
