@@ -116,9 +116,27 @@ class Connection(dj.Connection):
             raise dj.errors.LostConnectionError("The server does not answer.")
 
     def query(self, *args: Any, **kwargs: Any) -> Any:
-        """Execute one statement; see :meth:`datajoint.Connection.query`."""
+        """Execute one statement; see :meth:`datajoint.Connection.query`.
+
+        Raises
+        ------
+        datajoint.errors.LostConnectionError
+            The session was lost in a transaction, of which nothing is kept. Outside one it is opened again.
+        """
         self._leave_parent()
         with self._turn:
+            try:
+                return super().query(*args, **kwargs)
+            except Exception as error:
+                # DataJoint does not know all the words in which psycopg2 says that a session is gone.
+                if not getattr(self._conn, "closed", 0):
+                    raise
+                in_transaction, self._in_transaction = self._in_transaction, False
+                self.connect()
+                if in_transaction:
+                    raise dj.errors.LostConnectionError(
+                        "The session was lost in a transaction, of which nothing was kept: do it again."
+                    ) from error
             return super().query(*args, **kwargs)
 
     def _leave_parent(self) -> None:

@@ -544,3 +544,21 @@ def test_home_whose_name_has_quotes_and_spaces(fresh_home: Path) -> None:
         assert embedded.status(home).running
     finally:
         embedded.stop(home)
+
+
+def test_a_session_that_is_lost_in_a_transaction_says_so_and_opens_again() -> None:
+    import datajoint as dj
+
+    from schemas.connection import new_connection
+
+    lost, other = new_connection(), new_connection()
+    postgres = lost.adapter.backend == "postgresql"
+    (session,) = lost.query(f"SELECT {'pg_backend_pid' if postgres else 'connection_id'}()").fetchone()
+    lost.start_transaction()
+    other.query("SELECT pg_terminate_backend(%s)" if postgres else "KILL %s", (session,))
+    with pytest.raises(dj.errors.LostConnectionError):
+        lost.query("SELECT 1")
+    assert not lost.in_transaction
+    assert lost.query("SELECT 1").fetchone()[0] == 1
+    for connection in (lost, other):
+        connection.close()
