@@ -88,6 +88,8 @@ class Connection(dj.Connection):
     embedded server is started again before the session is.
     """
 
+    _in_transaction: bool
+
     def __init__(self, server: _Server) -> None:
         self._server = server
         self._turn = threading.RLock()

@@ -560,5 +560,5 @@ def test_a_session_that_is_lost_in_a_transaction_says_so_and_opens_again() -> No
         lost.query("SELECT 1")
     assert not lost.in_transaction
     assert lost.query("SELECT 1").fetchone()[0] == 1
-    for connection in (lost, other):
-        connection.close()
+    lost.close()
+    other.close()
