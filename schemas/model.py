@@ -11,7 +11,7 @@ import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.comparison import differing_settings, flat_settings, labels
-from pipeline.analysis.scores import UnitScores, score_loader
+from pipeline.analysis.scores import MEASURES, UnitScores, score_loader
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
@@ -38,19 +38,6 @@ Key = dict[str, Any]
 
 SCORED_TIERS = ("validation", "test", "final", "ood")
 """Tiers that models are scored on, where they have trials with responses."""
-
-MEASURES = {
-    "single_trial_correlation": "trials and time joined",
-    "per_clip_correlation": "over the time of each trial, averaged",
-    "correlation_to_average": "with the mean of the repeats",
-    "oracle": "leave-one-out correlation of the same responses, whatever the model",
-    "fraction_oracle": "single_trial_correlation / oracle",
-    "fev": "fraction of explainable variance, whatever the model",
-    "feve": "fraction of explainable variance explained",
-    "normalized_correlation": "CCnorm of Schoppe et al. 2016",
-    "poisson_loss": "per bin, of normalised responses",
-}
-"""Columns of `Model.UnitScore`: measures of `UnitScores`."""
 
 
 def _scan_columns(measure: str) -> str:

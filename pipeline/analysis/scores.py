@@ -17,6 +17,19 @@ from pipeline.models.base import EncodingModel
 from pipeline.moments import RepeatSums, TrialSums
 from pipeline.training.prediction import predicted_trials
 
+MEASURES = {
+    "single_trial_correlation": "trials and time joined",
+    "per_clip_correlation": "over the time of each trial, averaged",
+    "correlation_to_average": "with the mean of the repeats",
+    "oracle": "leave-one-out correlation of the same responses, whatever the model",
+    "fraction_oracle": "single_trial_correlation / oracle",
+    "fev": "fraction of explainable variance, whatever the model",
+    "feve": "fraction of explainable variance explained",
+    "normalized_correlation": "CCnorm of Schoppe et al. 2016",
+    "poisson_loss": "per bin, of normalised responses",
+}
+"""The measures of `UnitScores`, in a few words."""
+
 UNITS_AT_ONCE = 256
 """Units whose sums are gathered together: few enough for a trial of them to stay in a processor's cache."""
 

@@ -66,10 +66,10 @@ def test_undefined_scores_are_null(trained: Key) -> None:
 
 
 def test_each_measure_has_its_columns_and_scans_count_what_is_undefined(trained: Key) -> None:
-    from pipeline.analysis.scores import UnitScores
+    from pipeline.analysis.scores import MEASURES, UnitScores
     from pipeline.metrics import fraction_oracle
     from schemas.dataset import Oracle
-    from schemas.model import MEASURES, Model
+    from schemas.model import Model
 
     assert tuple(MEASURES) == UnitScores.names()
     test = {"score_tier": "test"}
