@@ -39,7 +39,7 @@ def train(key: Key) -> Key:
 def short() -> Key:
     from schemas import config
 
-    return config.TrainConfig.Default.fill(max_epochs=2, batch_size=4, lr_init=0.0457)[0]
+    return config.TrainConfig.Default.fill(max_epochs=8, batch_size=4, lr_init=0.02)[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def test_frozen_cores_keep_every_bit_and_readouts_move(trained: Key, frozen: Key
 
     source, _ = Model.load_encoder(trained)
     encoder, info = Model.load_encoder(frozen)
+    assert (Model & frozen).fetch1("model_best_epoch") > 0, "the weights that were kept are trained ones"
     core = weights(encoder.core)
     assert len(core) > 3
     assert all(torch.equal(value, core[name]) for name, value in weights(source.core).items())
@@ -87,6 +88,7 @@ def test_other_cores_go_on_from_the_source(trained: Key, tuned: Key) -> None:
 
     source, _ = Model.load_encoder(trained)
     encoder, info = Model.load_encoder(tuned)
+    assert (Model & tuned).fetch1("model_best_epoch") > 0, "the weights that were kept are trained ones"
     assert not encoder.core.frozen
     before, after = dict(source.core.named_parameters()), dict(encoder.core.named_parameters())
     fresh = dict(config.NetworkConfig.load_network(tuned).build(info, tuned["seed"]).core.named_parameters())
