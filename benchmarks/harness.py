@@ -145,9 +145,30 @@ def compare(alternatives: Sequence[Alternative], repetitions: int, memory: bool 
 
 def peak_memory(alternative: Alternative) -> float:
     """Return by how many bytes the resident memory of a fresh process grows at most while it opens and works."""
+    return memory_of_work(alternative, MEMORY_REPETITIONS).peak
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a fresh process above that before opening (bytes).
+
+    Attributes
+    ----------
+    peak : float
+        The highest.
+    after : tuple of float
+        After each repetition.
+    """
+
+    peak: float
+    after: tuple[float, ...]
+
+
+def memory_of_work(alternative: Alternative, repetitions: int) -> Memory:
+    """Open an alternative in a fresh process, do its work again and again, and return the memory that it took."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(alternative, sender))
+    process = context.Process(target=_report_memory, args=(alternative, repetitions, sender))
     process.start()
     sender.close()
     try:
@@ -158,16 +179,18 @@ def peak_memory(alternative: Alternative) -> float:
         process.join()
 
 
-def _report_peak(alternative: Alternative, sender: Any) -> None:
+def _report_memory(alternative: Alternative, repetitions: int, sender: Any) -> None:
     one_core()
     for module in alternative.imports:
         importlib.import_module(module)
     _forget_peak()
     before = psutil.Process().memory_info().rss
     work = alternative.open(**alternative.arguments)
-    for _ in range(MEMORY_REPETITIONS):
+    after = []
+    for _ in range(repetitions):
         work()
-    sender.send(float(_peak() - before))
+        after.append(float(psutil.Process().memory_info().rss - before))
+    sender.send(Memory(float(_peak() - before), tuple(after)))
 
 
 def _forget_peak() -> None:

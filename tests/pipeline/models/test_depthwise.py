@@ -10,7 +10,6 @@ from pipeline.models.cores import depthwise as module
 from pipeline.models.cores.depthwise import DepthwiseConv2d, depthwise
 from pipeline.models.cores.stacked2d import Stacked2d
 
-
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 

@@ -1,0 +1,81 @@
+"""Training is measured with equal networks, and what is said about them is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.networks import DATA_KEY, Task, plain_network
+from benchmarks.steps import BATCHES, flops, losses, open_steps
+from benchmarks.training import QUICK
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = {**QUICK, "full convolutions": Task(batch=3, units=7, frames=0, channels=(4,), depth_separable=False)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_plain_network_is_the_same_network(name: str) -> None:
+    task = TASKS[name]
+    ours = task.encoder().eval()
+    plain = plain_network(task, ours).eval()
+    stimuli, responses = task.batches(1)[0]
+    with torch.no_grad():
+        found, expected = ours(stimuli, DATA_KEY), plain(stimuli, data_key=DATA_KEY)
+        assert found.shape == responses[..., -found.shape[-1] :].shape
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        penalty = sum(ours.regularizer(DATA_KEY).values())
+        torch.testing.assert_close(penalty, plain.regularizer(data_key=DATA_KEY), rtol=1e-4, atol=1e-4)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_both_learn_the_same(name: str) -> None:
+    ours, plain = (losses(TASKS[name], which, 2 * BATCHES) for which in ("ours", "plain"))
+    assert ours == pytest.approx(plain, rel=1e-4)
+    assert sum(ours[BATCHES:]) < sum(ours[:BATCHES])
+
+
+def test_operations_are_those_of_the_convolutions() -> None:
+    """Two 9 x 9 filters on one channel, then mixing 2 by 2, 7 x 7 in each channel and mixing, three times."""
+    task = Task(batch=3, units=7, frames=0, channels=(2,))
+    first, hidden = 2 * 81, 2 * 2 + 2 * 49 + 2 * 2
+    assert flops(task) == 2 * 3 * 28 * 56 * (2 * first + 3 * 3 * hidden)
+
+
+def test_work_counts_images_or_frames() -> None:
+    assert open_steps(QUICK["images"], "ours", 2)() == 2 * 4
+    assert open_steps(QUICK["movies"], "plain", 3)() == 3 * 2 * 24
+
+
+@pytest.mark.slow
+def test_training_reports_all_figures(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    options = ["--quick", "--repetitions=2", "--steps=1", "--curve=3", f"--json={path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "training", *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    figures = found["figures"]
+    one = {"step_gflop", "matmul_gflop_per_second", "largest_difference_of_losses", "ratio_plain"}
+    each = {"per_second", "opening_seconds", "step_seconds", "of_matmul", "peak_mib", "growth_mib"}
+    names = one | each | {f"{name}_plain" for name in each}
+    assert set(figures) == {f"{part}_{name}" for part in QUICK for name in names}
+    for part in QUICK:
+        ratio = figures[f"{part}_step_seconds_plain"] / figures[f"{part}_step_seconds"]
+        assert figures[f"{part}_ratio_plain"] == pytest.approx(ratio)
+        share = figures[f"{part}_step_gflop"] / figures[f"{part}_step_seconds"]
+        assert figures[f"{part}_of_matmul"] == pytest.approx(share / figures[f"{part}_matmul_gflop_per_second"])
+        assert found["targets"][f"{part}_largest_difference_of_losses at most 0.001"] is True
+
+
+def test_unknown_parts_are_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks", "training", "--only=sounds"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "images, movies" in done.stderr
