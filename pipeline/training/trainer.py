@@ -172,14 +172,17 @@ class _Training:
     def _step(self, running: Sequence[Member], joint: Mapping[str, Batch], epoch: int, step: int) -> None:
         for number, (data_key, batch) in enumerate(joint.items()):
             batch = on_device(batch, self.device)
-            for member in running:
-                losses, penalty = self.gradients.add(member, batch, data_key, self.scales[data_key])
+            for losses, penalty in self.gradients.add(running, batch, data_key, self.scales[data_key]):
                 self.watch.add(epoch, step, data_key, losses, penalty)
-                if not self.settings.accumulate_scans:
-                    member.step(self._learning_rate(member, epoch, step + number / len(joint)))
+            if not self.settings.accumulate_scans:
+                self._descend(running, epoch, step + number / len(joint))
         if self.settings.accumulate_scans:
-            for member in running:
-                member.step(self._learning_rate(member, epoch, step))
+            self._descend(running, epoch, step)
+
+    def _descend(self, running: Sequence[Member], epoch: int, step: float) -> None:
+        self.gradients.hand_out()
+        for member in running:
+            member.step(self._learning_rate(member, epoch, step))
 
     def _learning_rate(self, member: Member, epoch: int, step: float) -> float:
         """Return the rate of the member's stage, in the warm-up the part of it that has been reached."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
+from pipeline.models.readouts.noise import StandardNormal
 from pipeline.models.readouts.places import START, starting_points
 from pipeline.models.readouts.sampling import weighed_at_points
 from pipeline.models.readouts.sharing import SHARE, Neurons, number_neurons
@@ -79,6 +80,7 @@ class FullGaussian2dReadout(Readout):
         else:
             self.register_buffer("source_grid", _source_grid(site, settings.predictor_input_dimensions))
             self.mu_transform = _mean_predictor(settings)
+        self.noise = StandardNormal(units, 2)
         self.sigma = nn.Parameter(torch.empty(shape))
         if settings.gauss_type == "full":
             nn.init.uniform_(self.sigma, -settings.init_sigma, settings.init_sigma)
@@ -117,7 +119,7 @@ class FullGaussian2dReadout(Readout):
         mean = self._means(units)
         if not self.training:
             return mean.clamp(-1, 1).expand(frames, -1, -1)
-        noise = torch.randn(frames, *mean.shape, device=mean.device, dtype=mean.dtype)
+        noise = self.noise(mean, frames)
         sigma = self.sigma[units]
         full = self.settings.gauss_type == "full"
         offsets = (sigma @ noise.unsqueeze(3)).squeeze(3) if full else sigma * noise
