@@ -21,6 +21,7 @@ from pipeline.models.base import Architecture, EncodingModel
 from pipeline.models.cores import Pretrained
 from pipeline.models.ensemble import EnsembleArchitecture, EnsembleEncoder
 from pipeline.models.function import Function as NetworkFunction
+from pipeline.models.nonlinearities import Output
 from pipeline.models.transfer import copy_core
 from pipeline.models.weights import pack, unpack
 from pipeline.training.history import TrainingResult
@@ -452,7 +453,10 @@ class Model(dj.Computed):
 
 def _parts(row: Mapping[str, Any]) -> dict[str, Configuration]:
     """Return the configurations that a model was made with: the parts of its network, its data and its trainer."""
-    parts = config.network_parts(config.NetworkConfig.load_network(row))
+    network = config.NetworkConfig.load_network(row)
+    parts = config.network_parts(network)
+    if isinstance(network, Network):
+        parts["output"] = Output(network.nonlinearity)
     return {**parts, "data": config.DataConfig.load(row), "train": config.TrainConfig.load(row)}
 
 

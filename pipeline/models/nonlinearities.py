@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
 
 _SMALLEST_RATE = 1e-3
@@ -108,3 +110,10 @@ def output_nonlinearity(name: str) -> OutputNonlinearity:
     if name not in NONLINEARITIES:
         raise ConfigurationError(f"there is no output non-linearity {name!r}: use one of {', '.join(NONLINEARITIES)}")
     return NONLINEARITIES[name]()
+
+
+@dataclass(frozen=True)
+class Output(Configuration):
+    """The output non-linearity of a network, as a part of it that can be compared."""
+
+    nonlinearity: str = setting("elu", "output non-linearity", choices=tuple(NONLINEARITIES))

@@ -293,5 +293,12 @@ def test_compare_shows_what_differs_beside_the_scores(trained: Key, group: Key) 
     scores = (model.Model & [trained, other]).to_arrays("validation_correlation")
     assert sorted(frame["validation_correlation"]) == sorted(scores)
     assert frame["validation_correlation"].is_monotonic_decreasing
+    from dataclasses import replace
+
+    network = config.NetworkConfig.add(replace(config.NetworkConfig.load_network(other), nonlinearity="softplus"))
+    soft = {**other, **network}
+    model.ModelSelection.fill(soft)
+    model.Model.populate(soft)
+    assert list(model.Model.compare(other, soft))[0] == "output_nonlinearity"
     with pytest.raises(ConfigurationError, match="no trained model is selected"):
         model.Model.compare({"group_id": 999})
