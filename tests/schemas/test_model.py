@@ -299,6 +299,6 @@ def test_compare_shows_what_differs_beside_the_scores(trained: Key, group: Key) 
     soft = {**other, **network}
     model.ModelSelection.fill(soft)
     model.Model.populate(soft)
-    assert list(model.Model.compare(other, soft))[0] == "output_nonlinearity"
+    assert model.Model.compare(other, soft).columns[0] == "output_nonlinearity"
     with pytest.raises(ConfigurationError, match="no trained model is selected"):
         model.Model.compare({"group_id": 999})
