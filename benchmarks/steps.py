@@ -75,7 +75,7 @@ def plain_step(task: Task, device: str = "cpu", channels_last: bool = False) -> 
     network: Any = plain_network(task, task.encoder())
     network = network.to(device).train()
     if channels_last:
-        network = network.to(memory_format=torch.channels_last_3d if task.frames else torch.channels_last)
+        network.core.to(memory_format=torch.channels_last_3d if task.frames else torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.005)
 
     def step(stimuli: Tensor, responses: Tensor) -> float:

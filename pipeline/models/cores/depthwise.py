@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _STRIP = 3
-_CHUNK_BYTES = 2**22
+_CHUNK_BYTES = 2**21
 """Of frames whose strips are computed together: what stays in a processor's cache."""
 
 
