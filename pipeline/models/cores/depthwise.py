@@ -27,10 +27,11 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return each channel filtered, (frame, channel, height, width)."""
         wide = self.weight.shape[3] > _STRIP and self.dilation == (1, 1)
-        # Under autocast frames come in bfloat16; F.conv2d then also casts the weights.
-        if wide and input.device.type == "cpu" and input.dtype == self.weight.dtype == torch.float32:
-            return depthwise(input, self.weight, self.bias, self.padding[0])  # type: ignore[arg-type]
-        return super().forward(input)
+        if not wide or input.device.type != "cpu":
+            return super().forward(input)
+        frames = input.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else input
+        weight, bias = (None if p is None else p.to(frames.dtype) for p in (self.weight, self.bias))
+        return depthwise(frames, weight, bias, self.padding[0])  # type: ignore[arg-type]
 
 
 def depthwise(frames: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:

@@ -45,18 +45,34 @@ def test_everything_equals_the_plain_convolution(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_strips_serve_wide_filters_in_single_precision_only() -> None:
-    def names(layer: DepthwiseConv2d, frames: torch.Tensor) -> str:
-        return str(layer(frames).grad_fn)
+def test_strips_serve_wide_filters() -> None:
+    def how(layer: DepthwiseConv2d) -> str:
+        return str(layer(torch.randn(1, 3, 12, 12)).grad_fn)
 
-    frames = torch.randn(1, 3, 12, 12)
-    assert "Depthwise" in names(DepthwiseConv2d(3, 5, 2, 1, bias=False), frames)
-    assert "Convolution" in names(DepthwiseConv2d(3, 3, 1, 1, bias=True), frames)
-    assert "Convolution" in names(DepthwiseConv2d(3, 5, 2, 2, bias=True), frames)
-    assert "Convolution" in names(DepthwiseConv2d(3, 5, 2, 1, bias=True).double(), frames.double())
+    assert "Depthwise" in how(DepthwiseConv2d(3, 5, 2, 1, bias=False))
+    assert "Convolution" in how(DepthwiseConv2d(3, 3, 1, 1, bias=True))
+    assert "Convolution" in how(DepthwiseConv2d(3, 5, 2, 2, bias=True))
 
 
-def test_training_compiles_in_one_piece() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_close(dtype: torch.dtype) -> None:
+    """Whether frames come in half precision, as from a layer before, or not yet."""
+    torch.manual_seed(2)
+    layer, frames = DepthwiseConv2d(3, 5, 2, 1, bias=True), torch.randn(2, 3, 12, 12).requires_grad_()
+    results = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            filtered = layer(frames.to(dtype) if enabled else frames)
+        assert filtered.dtype == (torch.bfloat16 if enabled else torch.float32)
+        gradient = torch.autograd.grad(filtered.float().square().sum(), (frames, layer.weight, layer.bias))
+        results.append([filtered.float(), *gradient])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_training_compiles_in_one_piece(half: bool) -> None:
     torch.manual_seed(1)
     core = Stacked2d(hidden_channels=4, input_kern=5, hidden_kern=7, layers=2, depth_separable=True).build(1)
     compiled = torch.compile(core, backend="aot_eager", fullgraph=True)
@@ -64,7 +80,10 @@ def test_training_compiles_in_one_piece() -> None:
     gradients = []
     for module_ in (core, compiled):
         core.zero_grad()
-        module_(videos).square().sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = module_(videos)
+        features.float().square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in core.named_parameters() if p.grad is not None})
     assert len(gradients[0]) == len(dict(core.named_parameters()))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    tolerance = 0.1 if half else 1e-4
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
