@@ -5,7 +5,7 @@ from __future__ import annotations
 import datajoint as dj
 
 from pipeline.figures.diagram import TableNode
-from schemas import analysis, config, dataset, mei, model, recording, stimulus
+from schemas import analysis, config, dataset, mei, model, recording, selection, stimulus
 from schemas.connection import connect
 
 MODULES = {
@@ -15,6 +15,7 @@ MODULES = {
     "dataset": dataset,
     "model": model,
     "analysis": analysis,
+    "selection": selection,
     "mei": mei,
 }
 

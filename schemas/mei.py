@@ -3,89 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import datajoint as dj
 
-from pipeline.errors import ConfigurationError, DatasetError
+from pipeline.errors import ConfigurationError
 from pipeline.mei.movies import MovieMEIs, movie_meis
 from pipeline.mei.settings import Movie
-from schemas import config, dataset, model, recording
+from schemas import config, dataset, model
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
 from schemas.provenance import provenance_columns, provenance_row
-from schemas.restrictions import effective
 from schemas.rows import null
+from schemas.selection import TargetDataset, TargetModel
 
 schema = open_schema("mei")
 
 Key = dict[str, Any]
-
-
-@schema
-class TargetModel(dj.Manual):
-    """Models that MEIs are wanted of."""
-
-    definition = """
-    # Models that MEIs are wanted of
-    -> model.Model
-    """
-
-
-@schema
-class TargetDataset(dj.Manual):
-    """A named choice of units of a group of datasets. A choice is not changed later; make another one."""
-
-    definition = """
-    # A named choice of units
-    -> dataset.MultiDataset
-    -> config.DataConfig
-    target_name : varchar(64)  # name of the choice
-    """
-
-    class Unit(dj.Part):
-        """One chosen unit."""
-
-        definition = """
-        # One chosen unit
-        -> master
-        -> dataset.MultiDataset.Member
-        -> recording.Scan.Unit
-        """
-
-    @classmethod
-    def fill(cls, key: Mapping[str, Any], target_name: str, units: Any) -> Key:
-        """Choose units, unless a choice of this name is there already, and return the choice's key.
-
-        Parameters
-        ----------
-        key : mapping
-            With ``group_id`` and ``data_hash``.
-        target_name : str
-            Name of the choice.
-        units : query, list of keys or any restriction of the group's units
-
-        Raises
-        ------
-        DatasetError
-            If no unit of the group matches.
-        ConfigurationError
-            If a restriction names nothing that units have.
-        """
-        target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
-        members = (dataset.MultiDataset.Member & target).proj() * recording.Scan.Unit.proj()
-        with cls().connection.transaction:
-            if not len(cls & target):
-                chosen = (members & effective(units, members.heading.names, "units")).keys()
-                if not chosen:
-                    raise DatasetError(
-                        f"no unit of group {target['group_id']} matches the choice {target_name!r}: change the "
-                        "restriction, or look for the group in MultiDataset.Member"
-                    )
-                cls.insert1(target)
-                cls.Unit.insert({**target, **row} for row in chosen)
-        return target
 
 
 @schema
@@ -121,7 +55,9 @@ class MEI(dj.Computed):
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the weights are, the units and the configuration."""
-        units = (TargetDataset.Unit * dataset.MultiDataset.Member & key).to_dicts(order_by=("data_key", "unit_id"))
+        units = (TargetDataset.Unit.proj() * dataset.MultiDataset.Member & key).to_dicts(
+            order_by=("data_key", "unit_id")
+        )
         return (model.Model & key).fetch1("model_weights").path, units, config.MEIConfig.load(key)
 
     def make_compute(self, key: Key, weights_path: str, units: list[Key], settings: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 
-MODULES = ("recording", "stimulus", "config", "dataset", "model", "analysis", "mei")
+MODULES = ("recording", "stimulus", "config", "dataset", "model", "analysis", "selection", "mei")
 INNODB_INDEX_BYTES = 3072
 
 
