@@ -62,6 +62,34 @@ class EncodingModel(nn.Module, ABC):
         )
         return prediction
 
+    def respond_paired(
+        self,
+        inputs: Tensor,
+        data_key: str,
+        units: Tensor,
+        behavior: Signal = None,
+        pupil_center: Signal = None,
+    ) -> Tensor:
+        """Predict the response of one unit to each input: what stimuli that are made for units need.
+
+        Models that can do with less than all units on all inputs override this.
+
+        Parameters
+        ----------
+        inputs, data_key, behavior, pupil_center
+            As in `forward`.
+        units : Tensor
+            (batch,), the unit of each input; a unit may come several times.
+
+        Returns
+        -------
+        Tensor
+            (batch, time - `lost_frames`); (batch,) for images.
+        """
+        wanted, which = units.unique(return_inverse=True)
+        rates: Tensor = self(inputs, data_key, behavior, pupil_center, wanted)
+        return rates[torch.arange(len(units), device=units.device), which]
+
     @abstractmethod
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name."""

@@ -214,6 +214,31 @@ class Encoder(EncodingModel):
         rate: Tensor = self.output(drive)
         return rate
 
+    def respond_paired(
+        self,
+        inputs: Tensor,
+        data_key: str,
+        units: Tensor,
+        behavior: Signal = None,
+        pupil_center: Signal = None,
+    ) -> Tensor:
+        """See `EncodingModel.respond_paired`; each input is read by the readout of its own unit alone."""
+        if inputs.dim() == 4:
+            behavior, pupil_center = (x.unsqueeze(2) if isinstance(x, Tensor) else x for x in (behavior, pupil_center))
+            return self.respond_paired(inputs.unsqueeze(2), data_key, units, behavior, pupil_center).squeeze(1)
+        behavior = self._given("behavior", behavior, inputs, data_key)
+        pupil_center = self._given("pupil_center", pupil_center, inputs, data_key)
+        features = self.recurrent(self.core(inputs), None)
+        shift = None
+        if pupil_center is not None and data_key in self.shifters:
+            shift = self.shifters[data_key](pupil_center[..., -features.shape[2] :])
+        drive = self.readouts[data_key].paired(features, units, shift)
+        if behavior is not None and data_key in self.modulators:
+            # Gains are cheap: those of all units for all inputs, of which the diagonal is wanted.
+            drive = self.modulators[data_key](drive.unsqueeze(1), behavior, unit_idx=units).diagonal().transpose(0, 1)
+        rate: Tensor = self.output(drive)
+        return rate
+
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name; none of a frozen core."""
         terms = {} if self.core.frozen else self.core.regularizer()

@@ -53,6 +53,18 @@ class EnsembleEncoder(EncodingModel):
         given = (inputs, data_key, behavior, pupil_center, unit_idx, optogenetic_signal)
         return torch.stack([member(*given) for member in self.members]).mean(dim=0)
 
+    def respond_paired(
+        self,
+        inputs: Tensor,
+        data_key: str,
+        units: Tensor,
+        behavior: Signal = None,
+        pupil_center: Signal = None,
+    ) -> Tensor:
+        """Return the mean of the members' predictions; see `EncodingModel.respond_paired`."""
+        given = (inputs, data_key, units, behavior, pupil_center)
+        return torch.stack([self.member(seed).respond_paired(*given) for seed in self.seeds]).mean(dim=0)
+
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the penalties of the members, each with its seed in front: they are trained apart."""
         return {

@@ -63,6 +63,19 @@ class AttentionReadout(Readout):
         seen = self.attention(frames, units) @ frames.flatten(2).transpose(1, 2)
         return torch.einsum("fuc,uc->fu", seen, self.features[units])
 
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """See `Readout.paired_drive_of_frames`."""
+        require_size(frames, self.size)
+        frames = moved(frames, shift)
+        # Each frame is a group of channels of one large frame, filtered by the query of its own unit.
+        seen = self.hidden(frames).flatten(0, 1)[None].contiguous()
+        queries, pad = self.query[units], self.settings.attention_kernel // 2
+        scores = F.conv2d(seen, queries, padding=pad, groups=len(units))[0]
+        if self.place is not None:
+            scores = scores + self.place[units]
+        weighed = torch.einsum("fchw,fc->fhw", frames, self.features[units])
+        return (weighed.flatten(1) * scores.flatten(1).softmax(dim=1)).sum(dim=1)
+
     def _place_alone(self) -> Tensor:
         """Return the attention to maps that show the same everywhere, (unit, height, width)."""
         scores = self.features.new_zeros(len(self.features), *self.size) if self.place is None else self.place

@@ -120,6 +120,43 @@ class Readout(nn.Module, ABC):
             Evaluate only these units.
         """
 
+    def paired(self, features: Tensor, units: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return the drive of one unit for each item of the batch, which is all of `forward` that a unit's MEI needs.
+
+        Parameters
+        ----------
+        features : Tensor
+            (batch, channel, time, height, width).
+        units : Tensor
+            (batch,), the unit of each item; a unit may come several times.
+        shift : Tensor, optional
+            (batch, time, 2), as in `forward`.
+
+        Returns
+        -------
+        Tensor
+            (batch, time).
+        """
+        batch, _, time, _, _ = features.shape
+        shifts = None if shift is None else shift.flatten(0, 1)
+        drive = self.paired_drive_of_frames(to_frames(features), shifts, units.repeat_interleave(time))
+        return drive.unflatten(0, (batch, time)) + (0 if self.bias is None else self.bias[units][:, None])
+
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """Return the drive of one unit for each frame without bias, (frame,).
+
+        This evaluates all units on all frames; kinds that can do with less override it.
+
+        Parameters
+        ----------
+        frames, shift : Tensor
+            As in `drive_of_frames`.
+        units : Tensor
+            (frame,).
+        """
+        wanted, which = units.unique(return_inverse=True)
+        return self.drive_of_frames(frames, shift, wanted).gather(1, which[:, None]).squeeze(1)
+
     def constrain(self) -> None:
         """Bring parameters with a range back into it, after an optimiser's step."""
         return

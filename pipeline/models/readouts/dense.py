@@ -35,6 +35,11 @@ class FullyConnectedReadout(Readout):
         seen, weight = (x.permute(0, 2, 3, 1).flatten(1) for x in (moved(frames, shift), self.weight[units]))
         return seen @ weight.t()
 
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """See `Readout.paired_drive_of_frames`."""
+        require_size(frames, self.size)
+        return (moved(frames, shift) * self.weight[units]).sum(dim=(1, 2, 3))
+
     def positions(self) -> Tensor:
         """Return the mean place of the squared weights, summed over channels, (unit, 2): x, y between -1 and 1."""
         return centroid(self._energy())

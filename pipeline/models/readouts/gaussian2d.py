@@ -14,7 +14,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.readouts.noise import StandardNormal
 from pipeline.models.readouts.places import START, starting_points
-from pipeline.models.readouts.sampling import weighed_at_points
+from pipeline.models.readouts.sampling import weighed_at_own_point, weighed_at_points
 from pipeline.models.readouts.sharing import SHARE, Neurons, number_neurons
 
 
@@ -97,6 +97,13 @@ class FullGaussian2dReadout(Readout):
         if shift is not None:
             points = points + shift[:, None]
         return weighed_at_points(frames, points, self._weights(units))
+
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """See `Readout.paired_drive_of_frames`."""
+        if self.training:  # points are drawn for all units of a frame
+            return super().paired_drive_of_frames(frames, shift, units)
+        points = self._means(units).clamp(-1, 1)
+        return weighed_at_own_point(frames, points if shift is None else points + shift, self._weights(units))
 
     def _means(self, units: UnitIndex) -> Tensor:
         if self.neurons is not None and self.neurons.mu is not None:

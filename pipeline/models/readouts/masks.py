@@ -44,6 +44,12 @@ class MaskReadout(Readout):
         pixels = moved(frames, shift).flatten(2).contiguous()  # one large product of matrices instead of one a frame
         return (F.linear(pixels, self.masks(units).flatten(1)) * self.features[units].t()).sum(dim=1)
 
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """See `Readout.paired_drive_of_frames`."""
+        require_size(frames, self.size)
+        weighed = torch.einsum("fchw,fc->fhw", moved(frames, shift), self.features[units])
+        return (weighed * self.masks(units)).sum(dim=(1, 2))
+
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""
         return self.features.detach()

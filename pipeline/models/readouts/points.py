@@ -15,7 +15,7 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.readouts.places import START, half_map, starting_points
-from pipeline.models.readouts.sampling import weighed_at_points
+from pipeline.models.readouts.sampling import weighed_at_own_point, weighed_at_points
 
 
 class LevelsReadout(Readout):
@@ -52,6 +52,13 @@ class LevelsReadout(Readout):
         weights = self.features[units].unbind(dim=1)
         seen = zip(self.levels(frames), weights, strict=True)
         return torch.stack([weighed_at_points(level, points, w) for level, w in seen]).sum(dim=0)
+
+    def paired_drive_of_frames(self, frames: Tensor, shift: Tensor | None, units: Tensor) -> Tensor:
+        """See `Readout.paired_drive_of_frames`."""
+        points = self.grid[units].clamp(-1, 1)
+        points = points if shift is None else points + shift
+        seen = zip(self.levels(frames), self.features[units].unbind(dim=1), strict=True)
+        return torch.stack([weighed_at_own_point(level, points, w) for level, w in seen]).sum(dim=0)
 
     def constrain(self) -> None:
         """Bring points that an optimiser step carried out of the map back to its border."""

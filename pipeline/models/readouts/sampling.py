@@ -42,6 +42,21 @@ def weighed_at_points(frames: Tensor, points: Tensor, weights: Tensor) -> Tensor
     return sums.t()
 
 
+def weighed_at_own_point(frames: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of the channels at one point of each frame, (frame,): bilinear, zeros outside the map.
+
+    Parameters
+    ----------
+    frames : Tensor
+        (frame, channel, height, width).
+    points : Tensor
+        (frame, 2), x and y in half maps.
+    weights : Tensor
+        (frame, channel).
+    """
+    return (at_points(frames, points[:, None]).squeeze(2) * weights).sum(dim=1)
+
+
 @torch.library.custom_op("geniculate::weighed", mutates_args=())
 def _weighed(
     rows: Tensor, points: Tensor, weights: Tensor, height: int, width: int
