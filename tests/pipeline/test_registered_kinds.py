@@ -72,7 +72,7 @@ MEASURED = re.compile(
     r"kern(el)?s?$|patch|strides?$|pool(ing|_kern)?$|padding$|dilations?$|sigma|frames$|height|width|wavelength|"
     r"duration|offset$|rate$|rise$|decay$|init_(mu_)?range|bandwidth|crop"
 )
-COUNTED = {"min_rise", "weight_decay"}
+COUNTED = {"min_rise", "weight_decay", "ema_decay"}
 """Neither lengths nor times, whatever their names."""
 
 
