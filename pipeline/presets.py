@@ -1,8 +1,9 @@
-"""Published models by name: what was trained, on which data, by which trainer.
+"""Published models by name, and two of ours: what was trained, on which data, by which trainer.
 
 Settings are those of the publications or of their code. Three things differ on purpose: batch normalisation carries the
 only bias of a layer, a modulator's gain may fall below 1, and the Sensorium 2023 recurrent baseline has no penalty on
-its hidden layers, whose published weight of 500,000 outweighs the data before anything is learned.
+its hidden layers, whose published weight of 500,000 outweighs the data before anything is learned. The Lviv course asks
+for a simpler CNN than its own: `lviv_cnn` is one, and `lviv_fast_cnn` trains about as fast as its linear model.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from pipeline.datasets.images import CorrectedAreaLayer
 from pipeline.datasets.selection import DataConfiguration
 from pipeline.errors import ConfigurationError
 from pipeline.models import MLP, ConvGRU, MLPGain, Network
-from pipeline.models.cores import CNN, Dense, Factorized3d, GaussianLaplace, RotationEquivariant2d, Stacked2d
-from pipeline.models.readouts import FullGaussian2d, FullyConnected, SpatialTransformerPyramid2d
+from pipeline.models.cores import (
+    CNN,
+    Dense,
+    Factorized3d,
+    FastCNN,
+    GaborEnergy,
+    GaussianLaplace,
+    RotationEquivariant2d,
+    Stacked2d,
+)
+from pipeline.models.readouts import FullFactorized2d, FullGaussian2d, FullyConnected, SpatialTransformerPyramid2d
 from pipeline.training.settings import Default
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A published model.
+    """A model with a name.
 
     Attributes
     ----------
@@ -52,6 +62,10 @@ _LURZ_READOUT = FullGaussian2d(
     predictor_hidden_layers=0,
 )
 _SENSORIUM_READOUT = dataclasses.replace(_LURZ_READOUT, predictor_hidden_layers=1)
+_COURSE_READOUT = dataclasses.replace(
+    _LURZ_READOUT, init_mu_range=0.55, init_sigma=0.4, gamma_readout=2.439, predictor_final_tanh=False
+)
+_DENSE_READOUT = FullyConnected(gamma_readout=0.1)
 _MOVIE_READOUT = FullGaussian2d(init_mu_range=0.2, init_sigma=1.0, gauss_type="full", gamma_readout=0.0)
 _PIXELS_ONLY = CorrectedAreaLayer(behavior="none", pupil="none", opto="none")
 _BEHAVIOR_CHANNELS = MovieClips(clip_frames=80, behavior="channels", opto="none")
@@ -70,13 +84,18 @@ def _lurz_core(layers: int = 4, linear: bool = False) -> Stacked2d:
     )
 
 
+def _course_core(linear: bool = False) -> Stacked2d:
+    return dataclasses.replace(_lurz_core(linear=linear), input_kern=15, hidden_kern=13, gamma_input=1.0)
+
+
 def _trainer(batch_size: int, lr_init: float = 0.005, lr_decay_steps: int = 3, optimizer: str = "adam") -> Default:
     return Default(batch_size=batch_size, lr_init=lr_init, lr_decay_steps=lr_decay_steps, optimizer=optimizer)
 
 
 _LURZ = "Lurz et al. 2021, ICLR"
-_LVIV = "tutorial of the Lviv summer school on system identification"
+_LVIV = "course 'Deep Learning in Neuroscience', Lviv Data Science Summer School 2021"
 _SENSORIUM = "Willeke et al. 2022, Sensorium competition"
+_V4 = "ours, for 384 images of a macaque V4 recording, stored at 28 x 28 px; docs/macaque_v4.md"
 _DYNAMIC = "Turishcheva et al. 2024, dynamic Sensorium competition"
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -85,8 +104,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "lurz2020_linear": Preset(
             Network(_lurz_core(linear=True), readout=_LURZ_READOUT), _PIXELS_ONLY, _trainer(64), _LURZ
         ),
-        "lviv_ln": Preset(Network(Dense(), readout=FullyConnected()), _PIXELS_ONLY, _trainer(64), _LVIV),
-        "lviv_cnn": Preset(Network(CNN(), readout=FullyConnected()), _PIXELS_ONLY, _trainer(64), _LVIV),
+        "lviv_ln": Preset(Network(Dense(), readout=_DENSE_READOUT), _PIXELS_ONLY, _trainer(30), _LVIV),
+        "lviv_cnn": Preset(Network(CNN(), readout=_DENSE_READOUT), _PIXELS_ONLY, _trainer(30), _LVIV),
+        "lviv_fast_cnn": Preset(Network(FastCNN(), readout=_DENSE_READOUT), _PIXELS_ONLY, _trainer(30), _LVIV),
+        "lviv_lurz": Preset(Network(_course_core(), readout=_COURSE_READOUT), _PIXELS_ONLY, _trainer(30), _LVIV),
+        "lviv_lurz_linear": Preset(
+            Network(_course_core(linear=True), readout=_COURSE_READOUT), _PIXELS_ONLY, _trainer(30), _LVIV
+        ),
         "sensorium2022": Preset(
             Network(_lurz_core(), readout=_SENSORIUM_READOUT), _PIXELS_ONLY, _trainer(128, 0.009, 4), _SENSORIUM
         ),
@@ -172,6 +196,29 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             MovieClips(clip_frames=80),
             _trainer(8, optimizer="adamw"),
             "dLGN thesis, its convolutional recurrent model",
+        ),
+        "v4_cnn": Preset(
+            Network(
+                CNN(
+                    hidden_channels=(32, 32, 32),
+                    kernels=(5, 3, 3),
+                    strides=(1, 2, 2),
+                    gamma_input=10.0,
+                ),
+                readout=FullFactorized2d(gamma_readout=5.0),
+            ),
+            _PIXELS_ONLY,
+            dataclasses.replace(_trainer(64, 0.003, 2, "adamw"), patience=3, max_epochs=40),
+            _V4,
+        ),
+        "v4_gabor": Preset(
+            Network(
+                GaborEnergy(wavelengths=(2.0, 4.0, 8.0, 16.0), pool=4),
+                readout=FullyConnected(init_noise=1e-4, gamma_readout=8.0),
+            ),
+            _PIXELS_ONLY,
+            dataclasses.replace(_trainer(64, 0.002, 2, "adamw"), patience=3, max_epochs=40),
+            _V4,
         ),
     }
 )

@@ -1,4 +1,4 @@
-"""Published models can be built and run, and have the settings that were published."""
+"""Models with names can be built and run, and have the settings that were published."""
 
 from __future__ import annotations
 
@@ -42,7 +42,17 @@ def test_every_preset_predicts(name: str) -> None:
     assert (rates >= 0).all()
 
 
-@pytest.mark.parametrize(("name", "linear"), [("lurz2020_linear", True), ("lviv_ln", True), ("lurz2020", False)])
+@pytest.mark.parametrize(
+    ("name", "linear"),
+    [
+        ("lurz2020_linear", True),
+        ("lviv_lurz_linear", True),
+        ("lviv_ln", True),
+        ("lurz2020", False),
+        ("lviv_lurz", False),
+        ("lviv_fast_cnn", False),
+    ],
+)
 def test_linearised_presets_are_affine_in_the_image(name: str, linear: bool) -> None:
     encoder = build_encoder(preset(name).network, {"scan": information(name)}, seed=1).eval()
     torch.manual_seed(3)
@@ -61,6 +71,15 @@ def test_settings_of_lurz() -> None:
     assert {name: core[name] for name in wanted} == wanted
     assert (readout["init_mu_range"], readout["init_sigma"], readout["gamma_readout"]) == (0.3, 0.1, 0.0076)
     assert (made.train.lr_init, made.train.patience, made.train.lr_decay_steps) == (0.005, 5, 3)
+
+
+def test_settings_of_the_course() -> None:
+    for name, linear in (("lviv_lurz", False), ("lviv_lurz_linear", True)):
+        core, readout = preset(name).network.core.settings(), preset(name).network.readout.settings()
+        assert (core["input_kern"], core["hidden_kern"], core["gamma_input"], core["linear"]) == (15, 13, 1.0, linear)
+        assert (readout["init_mu_range"], readout["init_sigma"], readout["gamma_readout"]) == (0.55, 0.4, 2.439)
+        assert (readout["predictor_hidden_layers"], readout["predictor_final_tanh"]) == (0, False)
+        assert preset(name).train.batch_size == 30
 
 
 def test_unknown_names_are_refused() -> None:
