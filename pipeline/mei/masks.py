@@ -123,10 +123,10 @@ def tight_masks(stimuli: np.ndarray, respond: Respond, settings: TightMask) -> T
     """Find the tight masks of the MEIs of all units together.
 
     With the deviation f of each pixel from the mean (`deviation`), the first mask is the convex hull of
-    f > threshold * std(f). In every round the mask is blurred, m, and the response to m * MEI + (1 - m) * mean is taken;
-    units whose response is above ``target_ratio`` times that of their first round lose one pixel all round, a 3 x 3
-    erosion; the screen's border takes nothing off. The mask of the round that fell is kept, so ratios lie at or below
-    the target. Units whose mask is gone, or fills the screen, do not converge.
+    f > threshold * std(f). In every round the mask is blurred, m, and the response to m * MEI + (1 - m) * mean is
+    taken; units whose response is above ``target_ratio`` times that of their first round lose one pixel all round, a
+    3 x 3 erosion; the screen's border takes nothing off. The mask of the round that fell is kept, so ratios lie at or
+    below the target. Units whose mask is gone, or fills the screen, do not converge.
 
     Parameters
     ----------
