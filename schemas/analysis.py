@@ -10,7 +10,13 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.readouts import ReadoutProperties, pixels_to_degrees, readout_properties
+from pipeline.analysis.readouts import (
+    ReadoutProperties,
+    gaze_shifts,
+    pixel_size,
+    pixels_to_degrees,
+    readout_properties,
+)
 from pipeline.datasets.loaders import ScanLoader
 from pipeline.errors import ConfigurationError
 from pipeline.models import Encoder
@@ -24,6 +30,7 @@ from schemas.rows import null
 schema = open_schema("analysis")
 
 Key = dict[str, Any]
+Screen = tuple[float, float]
 
 PREDICTED_TIERS = ("train", *model.SCORED_TIERS, "withheld")
 """Tiers of which predictions can be stored."""
@@ -49,6 +56,26 @@ class ReadoutAnalysis(dj.Computed):
         -> dataset.MultiDataset.Member
         ---
         feature_weights : <npy@main>  # unit, channel; units in order of unit_id
+        spatial_masks=null : <npy@main>  # unit, row, column of the feature maps; NULL if units look at a point
+        map_x_px : float64  # (px) of the feature maps' first place, to the right of the first pixel
+        map_y_px : float64  # (px) of the feature maps' first place, below the first pixel
+        map_pitch_px : float64  # (px) between neighbouring places of the feature maps
+        """
+
+    class GazeShift(dj.Part):
+        """How far an eye position moves all readouts of one scan; nothing for scans without a shifter."""
+
+        definition = """
+        # How far an eye position moves all readouts of one scan
+        -> master
+        -> dataset.MultiDataset.Member
+        gaze_x : int32  # (std) horizontal eye position, from its training mean
+        gaze_y : int32  # (std) vertical eye position, from its training mean
+        ---
+        shift_x_px : float64  # (px) to the right of where the readouts look without a shifter
+        shift_y_px : float64  # (px) below it
+        shift_x_deg=null : float64  # (deg) to the right; NULL if the screen's size is unknown
+        shift_y_deg=null : float64  # (deg) above
         """
 
     class Unit(dj.Part):
@@ -66,6 +93,8 @@ class ReadoutAnalysis(dj.Computed):
         position_y_deg=null : float64  # (deg) above the screen's centre
         spread_x_px : float64  # (px) standard deviation of the position
         spread_y_px : float64  # (px) standard deviation of the position
+        spread_x_deg=null : float64  # (deg) the same as visual angle
+        spread_y_deg=null : float64  # (deg) the same as visual angle
         feature_sparsity=null : float64  # 0: all channels alike, 1: a single one (Hoyer 2004)
         """
 
@@ -88,38 +117,79 @@ class ReadoutAnalysis(dj.Computed):
             raise ConfigurationError("a network that a function made has no readouts of ours to be analysed")
         found = []
         for member in members:
-            scan = info[member["data_key"]]
-            made = readout_properties(encoder, member["data_key"], scan)
+            data_key, scan = member["data_key"], info[member["data_key"]]
+            made, shifts = readout_properties(encoder, data_key, scan), gaze_shifts(encoder, data_key, scan)
             screen = member["screen_width_deg"], member["screen_height_deg"]
-            degrees = np.full_like(made.positions, np.nan)
-            if None not in screen:
-                degrees = pixels_to_degrees(made.positions, scan.input_shape[1:], screen)
-            found.append((member, scan.unit_ids, made, degrees))
+            frame = scan.input_shape[1:]
+            found.append(
+                (
+                    {**key, **{name: member[name] for name in dataset.MultiDataset.Member().primary_key}},
+                    _scan_row(scan.unit_ids, made),
+                    _shift_rows(shifts, frame, None if None in screen else screen),
+                    _unit_rows(scan.unit_ids, made, frame, None if None in screen else screen),
+                )
+            )
         return found, time.perf_counter() - started
 
-    def make_insert(
-        self, key: Key, found: list[tuple[Key, tuple[int, ...], ReadoutProperties, np.ndarray]], seconds: float
-    ) -> None:
+    def make_insert(self, key: Key, found: list[tuple[Key, Key, list[Key], list[Key]]], seconds: float) -> None:
         """Insert the model's row, its scans and their units."""
         self.insert1({**key, **provenance_row("readout", seconds)})
-        for member, unit_ids, made, degrees in found:
-            row = {**key, **{name: member[name] for name in dataset.MultiDataset.Member().primary_key}}
-            in_order = made.feature_weights[np.argsort(unit_ids)]
-            self.ScanReadout.insert1({**row, "feature_weights": in_order})
-            self.Unit.insert(
-                {
-                    **row,
-                    "unit_id": unit_id,
-                    "position_x_px": float(made.positions[i, 0]),
-                    "position_y_px": float(made.positions[i, 1]),
-                    "position_x_deg": null(degrees[i, 0]),
-                    "position_y_deg": null(degrees[i, 1]),
-                    "spread_x_px": float(made.spread[i, 0]),
-                    "spread_y_px": float(made.spread[i, 1]),
-                    "feature_sparsity": null(made.sparsity[i]),
-                }
-                for i, unit_id in enumerate(unit_ids)
-            )
+        for scan_key, scan, shifts, units in found:
+            self.ScanReadout.insert1({**scan_key, **scan})
+            self.GazeShift.insert({**scan_key, **row} for row in shifts)
+            self.Unit.insert({**scan_key, **row} for row in units)
+
+
+def _scan_row(unit_ids: tuple[int, ...], made: ReadoutProperties) -> Key:
+    order = np.argsort(unit_ids)
+    return {
+        "feature_weights": made.feature_weights[order],
+        "spatial_masks": None if made.masks is None else made.masks[order],
+        "map_x_px": made.first_place[0],
+        "map_y_px": made.first_place[1],
+        "map_pitch_px": made.pitch,
+    }
+
+
+def _shift_rows(
+    shifts: dict[tuple[int, int], tuple[float, float]], frame: tuple[int, int], screen: Screen | None
+) -> list[Key]:
+    width, height = (np.nan, np.nan) if screen is None else pixel_size(frame, screen)
+    return [
+        {
+            "gaze_x": gaze_x,
+            "gaze_y": gaze_y,
+            "shift_x_px": x,
+            "shift_y_px": y,
+            "shift_x_deg": null(x * width),
+            "shift_y_deg": null(-y * height),
+        }
+        for (gaze_x, gaze_y), (x, y) in shifts.items()
+    ]
+
+
+def _unit_rows(
+    unit_ids: tuple[int, ...], made: ReadoutProperties, frame: tuple[int, int], screen: Screen | None
+) -> list[Key]:
+    degrees = spread = np.full_like(made.positions, np.nan)
+    if screen is not None:
+        degrees = pixels_to_degrees(made.positions, frame, screen)
+        spread = made.spread * pixel_size(frame, screen)
+    return [
+        {
+            "unit_id": unit_id,
+            "position_x_px": float(made.positions[i, 0]),
+            "position_y_px": float(made.positions[i, 1]),
+            "position_x_deg": null(degrees[i, 0]),
+            "position_y_deg": null(degrees[i, 1]),
+            "spread_x_px": float(made.spread[i, 0]),
+            "spread_y_px": float(made.spread[i, 1]),
+            "spread_x_deg": null(spread[i, 0]),
+            "spread_y_deg": null(spread[i, 1]),
+            "feature_sparsity": null(made.sparsity[i]),
+        }
+        for i, unit_id in enumerate(unit_ids)
+    ]
 
 
 @schema

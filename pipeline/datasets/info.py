@@ -24,6 +24,8 @@ class ScanInfo:
         Channels of behaviour that reach the modulator; 0 without behaviour.
     mean_pupil_center : tuple of float or None
         Training mean of the normalised pupil position; None without it.
+    std_pupil_center : tuple of float or None
+        Standard deviation of the normalised pupil position in training; None without it, or if it is not known.
     mean_behavior : tuple of float or None
         Training mean of each channel of the normalised behaviour; None without it.
     frame_rate : float or None
@@ -61,6 +63,7 @@ class ScanInfo:
     unit_positions: tuple[tuple[float, float, float], ...] | None = None
     match_ids: tuple[int | None, ...] | None = None
     n_opto: int = 0
+    std_pupil_center: tuple[float, float] | None = None
 
     @property
     def n_units(self) -> int:

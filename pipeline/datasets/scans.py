@@ -97,6 +97,7 @@ class Scan(Dataset[BatchT], Generic[BatchT]):
             mean_responses=tuple(mean.tolist()),
             n_behavior=len(behavior),
             mean_pupil_center=(pupil[0], pupil[1]) if pupil else None,
+            std_pupil_center=(signals.pupil_std[0], signals.pupil_std[1]) if pupil else None,
             mean_behavior=tuple(behavior) if behavior else None,
             frame_rate=None if rate is None else float(rate),
             input_mean=float(self._input_offset),

@@ -26,6 +26,8 @@ class Signals:
         (row,): normalised is (value - offset) * scale.
     training_mean : ndarray
         (row,): of the normalised values.
+    pupil_std : tuple of float
+        Standard deviation of the normalised pupil position, x and y, in training; empty without it.
     behavior, pupil, light, planes : tuple of int
         Rows that make up each field of a batch, and those that become planes of the input.
     """
@@ -34,6 +36,7 @@ class Signals:
     offset: np.ndarray
     scale: np.ndarray
     training_mean: np.ndarray
+    pupil_std: tuple[float, ...]
     behavior: tuple[int, ...]
     pupil: tuple[int, ...]
     light: tuple[int, ...]
@@ -65,14 +68,16 @@ def plan_signals(config: DataConfiguration, stored: StoredDataset, train: list[i
     has_light = LIGHT in stored.tensors
     names = [*behavior, *(_PUPIL if has_pupil else ())]
     shown = shown_type(config, stored)
-    offset, scale, mean = [], [], []
+    offset, scale, mean, std = [], [], [], []
     for name in names:
         field = "behavior" if name in behavior else "pupil_center"
         statistics = stored.statistics(name, config.stats_source)
         normalized = config.normalizes(field)
         offset.append(statistics.mean[0] if normalized and field == "pupil_center" else 0.0)
         scale.append(statistics.precision()[0] if normalized else 1.0)
-        mean.append((stored.statistics(name, shown).mean[0] - offset[-1]) * scale[-1])
+        training = stored.statistics(name, shown)
+        mean.append((training.mean[0] - offset[-1]) * scale[-1])
+        std.append(training.std[0] * scale[-1])
     trains = len(stored.tensor(LIGHT, train[0])) if has_light else 0
     lit = _mean_light(stored, train) if trains and config.opto != "none" else np.zeros(trains)
     rows = {"behavior": range(len(behavior)), "pupil": range(len(behavior), len(names))}
@@ -85,6 +90,7 @@ def plan_signals(config: DataConfiguration, stored: StoredDataset, train: list[i
         offset=np.array([*offset, *[0.0] * trains], np.float32),
         scale=np.array([*scale, *[1.0] * trains], np.float32),
         training_mean=np.array([*mean, *lit]),
+        pupil_std=tuple(std[len(behavior) :]),
         behavior=apart["behavior"] + (tuple(light) if config.opto == "behavior" else ()),
         pupil=apart["pupil"],
         light=tuple(light),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.datasets.scans import in_full
 
@@ -41,6 +42,8 @@ def test_units_look_where_their_readouts_do(analysed: Key) -> None:
     sparsity = (np.sqrt(n) - np.abs(weights).sum(1) / np.linalg.norm(weights, axis=1)) / (np.sqrt(n) - 1)
     assert [row["feature_sparsity"] for row in rows] == pytest.approx(sparsity, abs=1e-6)
     assert all(row["spread_x_px"] > 0 for row in rows)
+    assert [row["spread_x_deg"] for row in rows] == pytest.approx([row["spread_x_px"] * 90 / 27 for row in rows])
+    assert [row["spread_y_deg"] for row in rows] == pytest.approx([row["spread_y_px"] * 60 / 17 for row in rows])
 
 
 def test_feature_weights_come_from_the_store(analysed: Key) -> None:
@@ -53,6 +56,51 @@ def test_feature_weights_come_from_the_store(analysed: Key) -> None:
     assert kept.shape == (6, 4)
     assert np.array_equal(kept, encoder.readouts[data_key].feature_weights().detach().numpy())
     assert (ReadoutAnalysis & analysed).fetch1("readout_seconds") > 0
+
+
+def test_points_have_no_masks_and_eyes_without_a_shifter_move_nothing(analysed: Key) -> None:
+    from schemas.analysis import ReadoutAnalysis
+
+    kept = (ReadoutAnalysis.ScanReadout & analysed & "spatial_masks IS NULL").fetch1()
+    assert kept["spatial_masks"] is None
+    assert (kept["map_x_px"], kept["map_y_px"], kept["map_pitch_px"]) == (0, 0, 1)
+    assert len(ReadoutAnalysis.GazeShift & analysed) == 0
+
+
+def test_masks_and_shifts_come_from_the_tables(group: Key) -> None:
+    from pipeline.models import MLP, Factorized3d, FullFactorized2d, Network, NoModulator, NoRecurrence
+    from schemas import config
+    from schemas.analysis import ReadoutAnalysis
+    from schemas.model import Model, ModelSelection
+
+    core = Factorized3d(hidden_channels=(2,), spatial_kernels=(5,), temporal_kernels=(3,), padding=False)
+    network = Network(core, NoRecurrence(), FullFactorized2d(), MLP(), NoModulator())
+    key = {
+        **group,
+        **config.NetworkConfig.add(network),
+        **config.TrainConfig.Default.fill(max_epochs=1, batch_size=4)[0],
+        "seed": 1009,
+    }
+    ModelSelection.fill(key)
+    Model.populate(key)
+    ReadoutAnalysis.populate(key)
+    encoder, info = Model.load_encoder(key)
+    (data_key,) = info
+    row = (ReadoutAnalysis.ScanReadout & key).fetch1()
+    masks = np.asarray(row["spatial_masks"])
+    assert masks.shape == (6, 13, 23)
+    assert np.array_equal(masks, encoder.readouts[data_key].masks(slice(None)).detach().numpy())
+    assert (row["map_x_px"], row["map_y_px"], row["map_pitch_px"]) == (2, 2, 1)
+    shifts = {(r["gaze_x"], r["gaze_y"]): r for r in (ReadoutAnalysis.GazeShift & key).to_dicts()}
+    assert set(shifts) == {(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)}
+    # Pupil positions are z-scores, so their std is 1; the maps' half is 11 x 6 pixels of 90 / 27 x 60 / 17 degrees.
+    mean = np.array(info[data_key].mean_pupil_center)
+    for gaze, found in shifts.items():
+        eye = torch.tensor(mean + gaze, dtype=torch.float32)[None, :, None]
+        x, y = encoder.shifters[data_key](eye)[0, 0].tolist()
+        assert (found["shift_x_px"], found["shift_y_px"]) == pytest.approx((x * 11, y * 6), abs=1e-5)
+        assert found["shift_x_deg"] == pytest.approx(x * 11 * 90 / 27, abs=1e-4)
+        assert found["shift_y_deg"] == pytest.approx(-y * 6 * 60 / 17, abs=1e-4)
 
 
 def test_without_a_screen_there_are_no_degrees(simulated: Any, open_simulated: Any, trained: Key) -> None:
@@ -70,6 +118,7 @@ def test_without_a_screen_there_are_no_degrees(simulated: Any, open_simulated: A
     Model.populate(key)
     ReadoutAnalysis.populate(key)
     assert len(ReadoutAnalysis.Unit & key & "position_x_deg IS NULL AND position_y_deg IS NULL") == 6
+    assert len(ReadoutAnalysis.Unit & key & "spread_x_deg IS NULL AND spread_y_deg IS NULL") == 6
     assert len(ReadoutAnalysis.Unit & key & "position_x_px IS NULL") == 0
 
 

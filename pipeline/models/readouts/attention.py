@@ -92,6 +92,10 @@ class AttentionReadout(Readout):
         """Return the standard deviation of that attention in x and y, (unit, 2)."""
         return spread(self._place_alone())
 
+    def spatial_masks(self) -> Tensor:
+        """Return the attention to maps that show the same everywhere, (unit, height, width), summing to 1."""
+        return self._place_alone()
+
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""
         return self.features.detach()

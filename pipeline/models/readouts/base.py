@@ -169,6 +169,10 @@ class Readout(nn.Module, ABC):
     def position_spread(self) -> Tensor:
         """Return how wide units look around their position, (unit, 2): a standard deviation in x and y."""
 
+    def spatial_masks(self) -> Tensor | None:
+        """Return how units weigh places of the maps, (unit, height, width), or None if they look at a point."""
+        return None
+
     @abstractmethod
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""

@@ -48,6 +48,10 @@ class FullyConnectedReadout(Readout):
         """Return the standard deviation of the squared weights in x and y, (unit, 2)."""
         return spread(self._energy())
 
+    def spatial_masks(self) -> Tensor:
+        """Return the length of each place's weights over the channels, (unit, height, width)."""
+        return self._energy().sqrt()
+
     def _energy(self) -> Tensor:
         return self.weight.detach().square().sum(dim=1)
 

@@ -50,6 +50,10 @@ class MaskReadout(Readout):
         weighed = torch.einsum("fchw,fc->fhw", moved(frames, shift), self.features[units])
         return (weighed * self.masks(units)).sum(dim=(1, 2))
 
+    def spatial_masks(self) -> Tensor:
+        """Return the masks as they weigh the feature maps, (unit, height, width)."""
+        return self.masks(slice(None)).detach()
+
     def feature_weights(self) -> Tensor:
         """Return the weights of the channels, (unit, channel)."""
         return self.features.detach()

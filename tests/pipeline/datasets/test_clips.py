@@ -124,6 +124,8 @@ def test_information_is_that_of_the_training_tier(scan: Any) -> None:
     np.testing.assert_allclose(info.mean_behavior, behavior.mean(1), rtol=1e-5, atol=1e-6)
     assert info.mean_behavior[2:] == (pytest.approx(15 / 180), 0)
     np.testing.assert_allclose(info.mean_pupil_center, (0, 0), atol=1e-5)
+    pupil = torch.cat([batch.pupil_center[0] for batch in whole], dim=1)
+    np.testing.assert_allclose(info.std_pupil_center, pupil.std(1), rtol=1e-5)
     assert (info.unit_ids, info.input_shape, info.n_behavior) == ((101, 102, 103, 104), (1, 5, 6), 4)
     assert (info.frame_rate, info.pixel_channels, info.plane_means) == (30.0, 1, ())
     pixels = torch.cat([batch.videos.flatten() for batch in whole])
