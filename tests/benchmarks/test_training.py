@@ -47,6 +47,9 @@ def test_operations_are_those_of_the_convolutions() -> None:
     assert flops(task) == 2 * 3 * 28 * 56 * (2 * first + 3 * 3 * hidden)
 
 
+STEPS_OF = ("images", "movies")
+
+
 def test_work_counts_images_or_frames() -> None:
     assert open_steps(QUICK["images"], "ours", 2)() == 2 * 4
     assert open_steps(QUICK["movies"], "plain", 3)() == 3 * 2 * 24
@@ -65,8 +68,11 @@ def test_training_reports_all_figures(tmp_path: Path) -> None:
     one = {"step_gflop", "matmul_gflop_per_second", "largest_difference_of_losses", "ratio_plain"}
     each = {"per_second", "opening_seconds", "step_seconds", "of_matmul", "peak_mib", "growth_mib"}
     names = one | each | {f"{name}_plain" for name in each}
-    assert set(figures) == {f"{part}_{name}" for part in QUICK for name in names}
-    for part in QUICK:
+    of_seeds = {"per_second", "opening_seconds"}
+    of_seeds |= {f"{name}_one_by_one" for name in (*of_seeds, "ratio")}
+    expected = {f"{part}_{name}" for part in STEPS_OF for name in names} | {f"seeds_{name}" for name in of_seeds}
+    assert set(figures) == expected
+    for part in STEPS_OF:
         ratio = figures[f"{part}_step_seconds_plain"] / figures[f"{part}_step_seconds"]
         assert figures[f"{part}_ratio_plain"] == pytest.approx(ratio)
         share = figures[f"{part}_step_gflop"] / figures[f"{part}_step_seconds"]
@@ -78,4 +84,4 @@ def test_unknown_parts_are_refused() -> None:
     command = [sys.executable, "-m", "benchmarks", "training", "--only=sounds"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "images, movies" in done.stderr
+    assert "images, movies, seeds" in done.stderr
