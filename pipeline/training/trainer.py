@@ -20,6 +20,7 @@ from pipeline.training.finiteness import FinitenessWatch
 from pipeline.training.gradients import Gradients
 from pipeline.training.history import Epoch, TrainingResult
 from pipeline.training.member import Member
+from pipeline.training.memory import keep_freed_memory
 from pipeline.training.prediction import on_device, scores
 from pipeline.training.settings import Default
 
@@ -94,6 +95,8 @@ def train_together(
 
 @contextmanager
 def _own_state(device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        keep_freed_memory()
     # Values near the smallest float make arithmetic on CPUs many times slower, and mean nothing here.
     torch.set_flush_denormal(True)
     try:
