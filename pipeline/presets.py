@@ -175,13 +175,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             CorrectedAreaLayer(opto="none"),
             Default(
                 batch_size=125,
+                accumulate_scans=False,
                 optimizer="adam",
-                lr_init=0.005,
+                schedule=(0.005, 0.001),
                 average_loss=True,
                 scale_loss=False,
                 patience=10,
-                lr_decay_steps=2,
-                lr_decay_factor=0.2,  # the second stage has 0.001
                 max_epochs=500,
             ),
             "Walker et al. 2019, Nature Neuroscience",
