@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class Linear(CoreConfiguration):
     Each unit's linear filter is a weighted sum of the core's, at the unit's place.
     """
 
+    linear: ClassVar[bool] = True
     hidden_channels: int = setting(32, "filters", ge=1)
     input_kern: int = setting(15, "side of the filters", unit="px", ge=1)
     gamma_input: float = setting(6.3831, "weight of the filters' roughness", ge=0)
@@ -64,6 +66,8 @@ class Dense(CoreConfiguration):
     Frames keep their height and width, so that the readout's weights are images of the frame and other readouts still
     know where they look. It has no weights: smoothness of the filters is the readout's to ask for.
     """
+
+    linear: ClassVar[bool] = True
 
     def build(self, in_channels: int) -> DenseCore:
         """Return the core for movies with ``in_channels`` channels."""
