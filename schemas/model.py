@@ -221,8 +221,6 @@ class Model(dj.Computed):
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch the folders of the data, the configurations and where weights are that training starts from."""
         network = config.NetworkConfig.load_network(key)
-        seeds = config.Seed.members(key)
-        alone = (type(self) & [{**key, "seed": seed} for seed in seeds]).to_dicts() if len(seeds) > 1 else []
         return (
             dataset.MultiDataset.paths(key),
             dataset.MultiDataset.units(key),
@@ -230,7 +228,7 @@ class Model(dj.Computed):
             network,
             config.TrainConfig.load(key),
             self._source_weights(network.pretrained) if isinstance(network, Network) and network.pretrained else None,
-            {seed: next((row["model_weights"].path for row in alone if row["seed"] == seed), None) for seed in seeds},
+            config.Seed.members(key),
         )
 
     def make_compute(
@@ -242,7 +240,7 @@ class Model(dj.Computed):
         network: Network | NetworkFunction,
         trainer: Any,
         source_path: str | None,
-        trained: dict[int, str | None],
+        seeds: tuple[int, ...],
     ) -> tuple[Any, ...]:
         """Train and score; no transaction is open meanwhile. A training that was killed goes on where it was.
 
@@ -250,17 +248,20 @@ class Model(dj.Computed):
         """
         started = time.perf_counter()
         loaders, info = dataset.loaders_of(paths, units, data, trainer.batch_size, trainer.order_seed)
-        missing = [seed for seed, path in trained.items() if path is None]
         encoders: dict[int, EncodingModel] = {}
-        for seed in missing:
-            encoders[seed], info = initial_encoder(network, info, loaders, seed)
+        # Asked now and not in make_fetch, whose answer must not change while others train members alone.
+        adopted = (type(self) & [{**key, "seed": seed} for seed in seeds]).to_arrays("seed").tolist()
+        for seed in seeds:
+            if seed not in adopted:
+                encoders[seed], info = initial_encoder(network, info, loaders, seed)
         if isinstance(network, Network) and network.pretrained is not None:
             source = _ours(self.load_encoder(network.pretrained.source)[0])
             for encoder in encoders.values():
                 copy_core(source, _ours(encoder))
         results = train_encoders(key, network, trainer, encoders, loaders, info)
-        for seed in trained.keys() - encoders.keys():
-            encoders[seed], info = self.load_encoder({**key, "seed": seed})
+        for seed in adopted:
+            encoders[seed], of_member = self.load_encoder({**key, "seed": seed})
+            info = info if results else of_member
         model = EnsembleEncoder(encoders) if len(encoders) > 1 else encoders[key["seed"]]
         return results, score_encoder(model, loaders), info, model, time.perf_counter() - started
 
@@ -307,7 +308,7 @@ class Model(dj.Computed):
                 }
             )
         # Should the commit after this fail, the training starts over.
-        checkpoint_file(key, info).unlink(missing_ok=True)
+        checkpoint_file(key, info, results).unlink(missing_ok=True)
 
     def _insert_members(self, key: Key, results: Mapping[int, TrainingResult]) -> None:
         adopted = set(config.Seed.members(key)) - set(results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def train_encoders(
     if not encoders:
         return {}
     hooks = find_hooks(settings().epoch_hooks)
-    checkpointing = Checkpointing(checkpoint_file(key, info), settings().checkpoint_seconds)
+    checkpointing = Checkpointing(checkpoint_file(key, info, encoders), settings().checkpoint_seconds)
     name = network.core.kind() if isinstance(network, Network) else network.function
     epochs = getattr(trainer, "max_epochs", None)
     what = f"training {name} seed {', '.join(map(str, encoders))}"
@@ -60,9 +60,12 @@ def train_encoders(
     return results
 
 
-def checkpoint_file(key: Key, info: DataInfo) -> Path:
-    """Return the file that an unfinished training is kept in: another one if key or statistics of the data change."""
-    name = json.dumps(key, sort_keys=True) + data_info_to_json(info)
+def checkpoint_file(key: Key, info: DataInfo, seeds: Iterable[int]) -> Path:
+    """Return the file that an unfinished training is kept in.
+
+    It is another one if the key, the statistics of the data or the seeds that are trained change.
+    """
+    name = json.dumps([key, sorted(seeds)], sort_keys=True) + data_info_to_json(info)
     return settings().home / "checkpoints" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -90,6 +91,42 @@ def test_members_trained_together_are_those_trained_alone(ensemble: Key) -> None
         (Model.Epoch & k & {"member_seed": 1215}).to_arrays("epoch_loss", order_by="epoch") for k in (ensemble, key)
     ]
     np.testing.assert_allclose(*epochs, rtol=1e-3)
+
+
+ANOTHER_WORKER = """
+import json, sys
+from schemas import model
+model.Model.populate(json.loads(sys.stdin.readline()))
+"""
+
+
+@pytest.mark.slow
+def test_members_that_others_train_meanwhile_are_no_obstacle(
+    trained: Key, begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker finishes a member alone while the ensemble trains it too."""
+    import schemas.training as module
+    from schemas import config, model
+    from schemas.connection import settings
+
+    (trainer,) = config.TrainConfig.Default.fill(max_epochs=1, batch_size=4, lr_init=0.0035)
+    alone = {**trained, **trainer, "seed": 1215}
+    key = {**alone, **config.Seed.ensemble([1215, 2606])}
+    for wanted in (alone, key):
+        model.ModelSelection.fill(wanted)
+    train = module.train_models
+
+    def beside_another(*given: Any) -> Any:
+        process = begin(ANOTHER_WORKER)
+        errors = process.communicate(json.dumps(alone) + "\n", timeout=300)[1]
+        assert process.returncode == 0, errors
+        return train(*given)
+
+    monkeypatch.setattr(module, "train_models", beside_another)
+    model.Model.populate(key)
+    assert len(model.Model & [alone, key]) == 2
+    assert set((model.Model.Member & key).to_arrays("member_stopped_by")) == {"max_epochs"}
+    assert not list((settings().home / "checkpoints").glob("*"))
 
 
 def test_leaderboards_and_meis_treat_ensembles_as_models(ensemble: Key, trained: Key) -> None:
