@@ -31,6 +31,20 @@ class ContrastTuning(Configuration):
 
 
 @dataclass(frozen=True)
+class NaturalStimuli(Configuration):
+    """Responses to the stimuli of the data, each shown once, under the conditions of the MEI."""
+
+    natural_tier: str = setting(
+        "every", "tier that they are from", choices=("every", "train", "validation", "test"), length=16
+    )
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers that are meant."""
+        return ("train", "validation", "test") if self.natural_tier == "every" else (self.natural_tier,)
+
+
+@dataclass(frozen=True)
 class ContrastCurves:
     """Responses of units to their own MEIs at rising contrast. NaN for units whose MEI is flat.
 
