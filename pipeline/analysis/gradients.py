@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from pipeline.analysis.viewing import Viewer
@@ -15,6 +17,8 @@ from pipeline.errors import ConfigurationError, DatasetError
 
 PAIRS_AT_ONCE = 64
 """Images or movies in one pass, each differentiated for one unit, which bounds memory."""
+ENERGY_SIGMA = 1.0
+"""Std of the Gaussian by which energy is smoothed to find its centre (px)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class GradientFields:
     fields : ndarray of float32
         (unit, channel, lag, height, width): change of the response for each std of the training stimuli in a pixel; the
         last lag is the frame of the response itself. Images have one lag.
+    energy : ndarray of float32
+        (unit, height, width): squared gradients, summed over channels and lags and averaged over stimuli. It tells
+        where a unit looks even if its gradients cancel, as those of complex cells do.
     response : ndarray
         (unit,) to what was differentiated at, averaged over stimuli.
     stimuli : int
@@ -33,6 +40,7 @@ class GradientFields:
     """
 
     fields: np.ndarray
+    energy: np.ndarray
     response: np.ndarray
     stimuli: int
 
@@ -110,25 +118,49 @@ def _clips(viewer: Viewer, batches: Iterable[Batch], frames: int, most: int) -> 
 def _averaged(viewer: Viewer, units: Sequence[int], stimuli: Sequence[Tensor], lags: int) -> GradientFields:
     """Differentiate a batch of copies of the stimuli, one for each unit, so that one backward pass serves many."""
     count = sum(len(pixels) for pixels in stimuli)
-    fields, responses = [], []
+    found: list[tuple[Tensor, ...]] = []
     for first in range(0, len(units), PAIRS_AT_ONCE):
         chosen = list(units[first : first + PAIRS_AT_ONCE])
         at_once = max(PAIRS_AT_ONCE // len(chosen), 1)
-        parts = [part for pixels in stimuli for part in pixels.split(at_once)]
-        found = [_one_pass(viewer, chosen, part, lags) for part in parts]
-        fields.append(torch.stack([gradient for gradient, _ in found]).sum(dim=0) / count)
-        responses.append(torch.stack([response for _, response in found]).sum(dim=0) / count)
-    return GradientFields(torch.cat(fields).numpy(), torch.cat(responses).numpy(), count)
+        parts = (_one_pass(viewer, chosen, part, lags) for pixels in stimuli for part in pixels.split(at_once))
+        found.append(reduce(_added, parts))
+    fields, energy, responses = ((torch.cat(parts) / count).numpy() for parts in zip(*found, strict=True))
+    return GradientFields(fields, energy, responses, count)
 
 
-def _one_pass(viewer: Viewer, units: list[int], pixels: Tensor, lags: int) -> tuple[Tensor, Tensor]:
-    """Return the sums over stimuli of gradients (unit, channel, lag, height, width) and of responses (unit,)."""
+def _added(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _one_pass(viewer: Viewer, units: list[int], pixels: Tensor, lags: int) -> tuple[Tensor, ...]:
+    """Return sums over stimuli: gradients (unit, channel, lag, height, width), their energy, responses (unit,)."""
     copies = pixels.repeat_interleave(len(units), dim=0).requires_grad_(True)
     with viewer.differentiating():
         last = viewer.respond(copies, units)[:, :, -1].unflatten(0, (len(pixels), len(units)))
         own = last.diagonal(dim1=1, dim2=2)
         (gradient,) = torch.autograd.grad(own.sum(), copies)
-    gradient = gradient.unflatten(0, (len(pixels), len(units))).sum(dim=0)
     if gradient.dim() == 4:
         gradient = gradient.unsqueeze(2)
-    return gradient[:, :, -lags:].cpu(), own.detach().sum(dim=0).cpu()
+    gradient = gradient[:, :, -lags:].unflatten(0, (len(pixels), len(units)))
+    energy = gradient.square().sum(dim=(0, 2, 3))
+    return gradient.sum(dim=0).cpu(), energy.cpu(), own.detach().sum(dim=0).cpu()
+
+
+def energy_centres(energy: np.ndarray) -> np.ndarray:
+    """Return where units look, (unit, 2): x and y in pixels, y down; NaN for units without energy.
+
+    It is the centroid of the smoothed energy where that is above half of its peak.
+
+    Parameters
+    ----------
+    energy : ndarray
+        (unit, height, width).
+    """
+    smooth = gaussian_filter(energy.astype(float), (0, ENERGY_SIGMA, ENERGY_SIGMA))
+    peak = smooth.max(axis=(1, 2), keepdims=True)
+    weights = np.where(smooth > peak / 2, smooth, 0)
+    total = weights.sum(axis=(1, 2))
+    x = weights.sum(axis=1) @ np.arange(energy.shape[2])
+    y = weights.sum(axis=2) @ np.arange(energy.shape[1])
+    centres = np.stack([x, y], axis=1) / np.where(total > 0, total, np.nan)[:, None]
+    return np.asarray(centres)

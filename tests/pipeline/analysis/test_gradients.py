@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.analysis import gradients
-from pipeline.analysis.gradients import gradient_at_grey, gradient_over_stimuli
+from pipeline.analysis.gradients import energy_centres, gradient_at_grey, gradient_over_stimuli
 from pipeline.analysis.viewing import Viewer
 from pipeline.datasets.batches import ImageBatch, MovieBatch
 from pipeline.datasets.info import ScanInfo
@@ -46,7 +46,9 @@ def test_of_linear_units_the_gradient_is_the_filter(monkeypatch):
     found = gradient_at_grey(viewer, [5, 0, 3, 1, 2])
     np.testing.assert_allclose(found.fields[:, :, 0], filters[[5, 0, 3, 1, 2], 0], rtol=1e-6)
     np.testing.assert_allclose(found.response, 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found.energy, filters[[5, 0, 3, 1, 2], 0].square().sum(dim=1), rtol=1e-5)
     averaged = gradient_over_stimuli(viewer, [5, 0, 3, 1, 2], batches(viewer.encoder, 9))
+    np.testing.assert_allclose(averaged.energy, found.energy, rtol=1e-5)
     np.testing.assert_allclose(averaged.fields, found.fields, rtol=1e-5)
     assert (found.stimuli, averaged.stimuli) == (1, 9)
 
@@ -71,6 +73,9 @@ def test_of_squared_filters_the_gradient_at_stimuli_is_twice_their_mean_drive_ti
     drive = (shown.flatten(1) @ filters.flatten(1).T).mean(dim=0)
     np.testing.assert_allclose(found.fields[:, :, 0], 2 * drive[:, None, None, None] * filters[:, 0], rtol=1e-4)
     assert found.stimuli == 11
+    each = 2 * (shown.flatten(1) @ filters.flatten(1).T)
+    expected = each.square().mean(dim=0)[:, None, None] * filters[:, 0, 0].square()
+    np.testing.assert_allclose(found.energy, expected, rtol=1e-4)
 
 
 def test_movies_are_cut_into_clips():
@@ -124,3 +129,13 @@ def test_what_is_not_normalised_has_its_grey_in_the_middle():
     np.testing.assert_allclose(gradient_at_grey(viewer, [0]).response, 127.5 * filters.sum(), rtol=1e-4)
     bright = dataclasses.replace(viewer, scan=dataclasses.replace(viewer.scan, input_mean=155.0, input_std=20.0))
     np.testing.assert_allclose(bright.pixels(torch.tensor([-1.0, 0.0, 0.5, 1.0])), [-5, 0, 2.5, 5])
+
+
+def test_the_centre_of_the_energy_is_that_of_a_gabor_not_of_a_lobe():
+    rows, columns = np.mgrid[:36, :64]
+    envelope = np.exp(-((columns - 20.4) ** 2 + (rows - 12.7) ** 2) / 32)
+    gabor = envelope * np.cos(0.9 * columns)
+    found = energy_centres(np.stack([gabor**2, np.zeros((36, 64)), envelope**2]))
+    np.testing.assert_allclose(found[2], [20.4, 12.7], atol=0.1)
+    np.testing.assert_allclose(found[0], [20.4, 12.7], atol=0.8)
+    assert np.isnan(found[1]).all()
