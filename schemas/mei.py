@@ -7,9 +7,7 @@ from typing import Any
 
 import datajoint as dj
 
-from pipeline.errors import ConfigurationError
-from pipeline.mei.movies import MovieMEIs, movie_meis
-from pipeline.mei.settings import Movie
+from pipeline.mei.engine import MEIs, find_meis, steps_at_most
 from schemas import config, dataset, model
 from schemas.connection import schema as open_schema
 from schemas.progress import bar
@@ -45,12 +43,13 @@ class MEI(dj.Computed):
         -> master
         -> TargetDataset.Unit
         ---
-        mei_movie : <npy@main>  # (grey value) channel, time, height, width
+        mei_movie : <npy@main>  # (grey value) channel, time, height, width; images have one frame
         mei_activation : float64  # (normalised responses) predicted response to the last frame
         mei_grey_activation : float64  # (normalised responses) predicted response to mean grey
         mei_best_frame : int32  # frame that differs most from mean grey
-        mei_best_iteration : int32  # step at which the movie was met
+        mei_best_iteration : int32  # step at which it was met
         mei_unit_converged : bool  # whether the response had stopped rising
+        mei_trajectory : <npy@main>  # (normalised responses) response at each step
         """
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
@@ -61,20 +60,18 @@ class MEI(dj.Computed):
         return (model.Model & key).fetch1("model_weights").path, units, config.MEIConfig.load(key)
 
     def make_compute(self, key: Key, weights_path: str, units: list[Key], settings: Any) -> tuple[Any, ...]:
-        """Optimise one movie a unit, all units of a scan together."""
+        """Optimise one image or movie a unit, all units of a scan together, by the kind of the configuration."""
         started = time.perf_counter()
-        if not isinstance(settings, Movie):
-            raise ConfigurationError(f"no method for MEIs of kind {settings.kind()}")
         encoder, info = model.Model.load_encoder(key)
         found = []
         for data_key in dict.fromkeys(unit["data_key"] for unit in units):
             chosen = [unit for unit in units if unit["data_key"] == data_key]
             positions = [info[data_key].unit_ids.index(unit["unit_id"]) for unit in chosen]
-            with bar(settings.iterations, f"MEIs of {len(chosen)} units", "step") as shown:
-                found.append((chosen, movie_meis(encoder, data_key, info[data_key], positions, settings, shown.update)))
+            with bar(steps_at_most(settings, len(chosen)), f"MEIs of {len(chosen)} units", "step") as shown:
+                found.append((chosen, find_meis(encoder, data_key, info[data_key], positions, settings, shown.update)))
         return found, time.perf_counter() - started
 
-    def make_insert(self, key: Key, found: list[tuple[list[Key], MovieMEIs]], seconds: float) -> None:
+    def make_insert(self, key: Key, found: list[tuple[list[Key], MEIs]], seconds: float) -> None:
         """Insert the MEIs."""
         self.insert1(
             {
@@ -85,18 +82,19 @@ class MEI(dj.Computed):
             }
         )
         for chosen, meis in found:
-            deviation = (meis.movies - meis.movies.mean(axis=(2, 3, 4), keepdims=True)) ** 2
+            deviation = (meis.stimuli - meis.stimuli.mean(axis=(2, 3, 4), keepdims=True)) ** 2
             best_frames = deviation.sum(axis=(1, 3, 4)).argmax(axis=1)
             self.Unit.insert(
                 {
                     **{name: value for name, value in unit.items() if name != "data_key"},
                     **key,
-                    "mei_movie": meis.movies[i],
+                    "mei_movie": meis.stimuli[i],
                     "mei_activation": null(meis.activation[i]),
                     "mei_grey_activation": null(meis.grey_activation[i]),
                     "mei_best_frame": int(best_frames[i]),
                     "mei_best_iteration": int(meis.best_iteration[i]),
                     "mei_unit_converged": bool(meis.converged[i]),
+                    "mei_trajectory": meis.trajectory[i],
                 }
                 for i, unit in enumerate(chosen)
             )

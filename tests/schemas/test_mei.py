@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 Key = dict[str, Any]
 
@@ -52,24 +53,25 @@ def test_a_choice_of_no_unit_is_refused(trained: Key, units: Any) -> None:
 
 
 def test_rows_are_what_the_optimiser_finds(found: Key) -> None:
-    from pipeline.mei.movies import movie_meis
+    from pipeline.mei.engine import find_meis
     from schemas import config
     from schemas.mei import MEI
     from schemas.model import Model
 
     encoder, info = Model.load_encoder(found)
     (data_key,) = info
-    made = movie_meis(encoder, data_key, info[data_key], [1, 2, 4], config.MEIConfig.load(found))
+    made = find_meis(encoder, data_key, info[data_key], [1, 2, 4], config.MEIConfig.load(found))
     rows = (MEI.Unit & found).to_dicts(order_by="unit_id")
     assert [row["unit_id"] for row in rows] == [2, 3, 5]
     for i, row in enumerate(rows):
         movie = np.asarray(row["mei_movie"])
         assert movie.shape == (1, 8, 17, 27)
-        np.testing.assert_allclose(movie, made.movies[i], atol=1e-3)
+        np.testing.assert_allclose(movie, made.stimuli[i], atol=1e-3)
         change = ((movie - movie.mean(axis=(1, 2, 3), keepdims=True)) ** 2).sum(axis=(0, 2, 3))
         assert row["mei_best_frame"] == change.argmax()
         assert row["mei_best_iteration"] == made.best_iteration[i]
         assert row["mei_unit_converged"] == made.converged[i]
+        np.testing.assert_allclose(row["mei_trajectory"], made.trajectory[i], atol=1e-5)
     assert [row["mei_activation"] for row in rows] == pytest.approx(made.activation, abs=1e-5)
     assert [row["mei_grey_activation"] for row in rows] == pytest.approx(made.grey_activation, abs=1e-5)
     assert all(row["mei_activation"] > row["mei_grey_activation"] for row in rows)
@@ -82,3 +84,38 @@ def test_master_counts_its_units(found: Key) -> None:
     assert row["mei_units"] == 3
     assert row["mei_converged"] == sum((MEI.Unit & found).to_arrays("mei_unit_converged"))
     assert row["mei_torch"]
+
+
+def test_every_kind_makes_its_row(trained: Key) -> None:
+    """The model has a past of some frames, so images are refused by name and a function makes movies."""
+    from pipeline.errors import ConfigurationError
+    from schemas import config, recording
+    from schemas.mei import MEI, TargetDataset, TargetModel
+    from schemas.model import Model
+
+    target = TargetDataset.fill(trained, "function", recording.Scan.Unit & "unit_id in (4, 2)")
+    TargetModel.insert1(trained, ignore_extra_fields=True, skip_duplicates=True)
+    own = {"function": f"{__name__}.ramps", "arguments": '{"frames": 9}'}
+    (settings,) = config.MEIConfig.Function.fill(**own)
+    MEI.populate({**trained, **target, **settings})
+    encoder, info = Model.load_encoder(trained)
+    (data_key,) = info
+    for row in (MEI.Unit & trained & target & settings).to_dicts():
+        movie = (np.asarray(row["mei_movie"]) - info[data_key].input_mean) / info[data_key].input_std
+        position = info[data_key].unit_ids.index(row["unit_id"])
+        np.testing.assert_allclose(movie, ramps(encoder, [position], 9, info[data_key])[0], atol=1e-4)
+        assert row["mei_activation"] == pytest.approx(
+            encoder(torch.tensor(movie)[None].float(), data_key, unit_idx=[position])[0, 0, -1].item(), rel=1e-4
+        )
+        assert (row["mei_unit_converged"], row["mei_best_iteration"]) == (True, 0)
+    for kind in (config.MEIConfig.Modern, config.MEIConfig.Staticnet, config.MEIConfig.Frequency):
+        (settings,) = kind.fill()
+        with pytest.raises(ConfigurationError, match=f"{kind.__name__} is for images"):
+            MEI.populate({**trained, **target, **settings})
+
+
+def ramps(model: Any, units: list[int], frames: int, scan_info: Any) -> np.ndarray:
+    """A method of a laboratory's own: gradients of grey, as steep as the number of the unit."""
+    channels, height, width = scan_info.input_shape
+    columns = np.linspace(-1, 1, width, dtype=np.float32)
+    return np.stack([np.broadcast_to(unit / 10 * columns, (channels, frames, height, width)) for unit in units])

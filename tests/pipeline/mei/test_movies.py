@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
-from pipeline.mei.movies import MovieMEIs, movie_meis
+from pipeline.mei.engine import MEIs, find_meis
 from pipeline.mei.settings import Movie
 from pipeline.models import MLP, Encoder, Factorized3d, MLPGain, Network, build_encoder
 
@@ -61,8 +61,8 @@ def deep() -> tuple[Encoder, ScanInfo]:
     return encoder.eval(), SCAN
 
 
-def z_scored(found: MovieMEIs, scan: ScanInfo = SCAN) -> np.ndarray:
-    return (found.movies.astype(float) - scan.input_mean) / scan.input_std
+def z_scored(found: MEIs, scan: ScanInfo = SCAN) -> np.ndarray:
+    return (found.stimuli.astype(float) - scan.input_mean) / scan.input_std
 
 
 def norms(movies: np.ndarray) -> np.ndarray:
@@ -71,8 +71,8 @@ def norms(movies: np.ndarray) -> np.ndarray:
 
 def test_a_linear_unit_prefers_its_filter() -> None:
     encoder, filters = linear_encoder()
-    found = movie_meis(encoder, "a", SCAN, [0, 1, 2], PLAIN)
-    assert (found.movies.dtype, found.movies.shape) == (np.float32, (3, 1, 6, HEIGHT, WIDTH))
+    found = find_meis(encoder, "a", SCAN, [0, 1, 2], PLAIN)
+    assert (found.stimuli.dtype, found.stimuli.shape) == (np.float32, (3, 1, 6, HEIGHT, WIDTH))
     movies = z_scored(found)
     np.testing.assert_allclose(norms(movies), 5, rtol=1e-4)
     for unit in range(3):
@@ -96,7 +96,7 @@ def test_the_best_movie_met_is_kept(deep: tuple[Encoder, ScanInfo]) -> None:
     encoder, scan = deep
     # Steps as long as the norm overshoot, so that the last movie is not the best.
     settings = dataclasses.replace(PLAIN, step_start=2.5, step_end=2.5, iterations=40, norm=20.0)
-    found = movie_meis(encoder, "a", scan, [0, 1, 2], settings)
+    found = find_meis(encoder, "a", scan, [0, 1, 2], settings)
     assert found.trajectory.shape == (3, 41)
     np.testing.assert_array_equal(found.activation, found.trajectory.max(axis=1))
     np.testing.assert_array_equal(found.best_iteration, found.trajectory.argmax(axis=1))
@@ -109,9 +109,9 @@ def test_movies_stay_on_the_screen_and_within_the_norm(deep: tuple[Encoder, Scan
     encoder, _ = deep
     dim = dataclasses.replace(SCAN, input_mean=60.0, input_std=70.0)  # z-scores from -0.86 to 2.79
     settings = dataclasses.replace(PLAIN, norm=30.0, iterations=40)
-    found = movie_meis(encoder, "a", dim, [0, 1, 2], settings)
-    assert found.movies.min() == 0
-    assert found.movies.max() <= 255
+    found = find_meis(encoder, "a", dim, [0, 1, 2], settings)
+    assert found.stimuli.min() == 0
+    assert found.stimuli.max() <= 255
     assert (norms(z_scored(found, dim)) <= 30 * (1 + 1e-5)).all()
     np.testing.assert_allclose(respond(encoder, z_scored(found, dim)), found.activation, rtol=1e-4)
 
@@ -122,16 +122,16 @@ def test_a_unit_does_not_depend_on_the_others_asked_for(deep: tuple[Encoder, Sca
     settings = dataclasses.replace(
         PLAIN, norm=20.0, iterations=60, patience=3, min_rise=0.02, step_start=0.1, step_end=0.05
     )
-    every = movie_meis(encoder, "a", scan, [0, 1, 2], settings)
+    every = find_meis(encoder, "a", scan, [0, 1, 2], settings)
     assert every.converged.all()
     assert len(set(every.best_iteration)) == 3
     for unit in range(3):
-        alone = movie_meis(encoder, "a", scan, [unit], settings)
-        np.testing.assert_allclose(alone.movies[0], every.movies[unit], atol=0.05)
+        alone = find_meis(encoder, "a", scan, [unit], settings)
+        np.testing.assert_allclose(alone.stimuli[0], every.stimuli[unit], atol=0.05)
         np.testing.assert_allclose(alone.activation, every.activation[[unit]], rtol=1e-4)
         assert alone.best_iteration[0] == every.best_iteration[unit]
-    turned = movie_meis(encoder, "a", scan, [2, 0], settings)
-    np.testing.assert_allclose(turned.movies, every.movies[[2, 0]], atol=0.05)
+    turned = find_meis(encoder, "a", scan, [2, 0], settings)
+    np.testing.assert_allclose(turned.stimuli, every.stimuli[[2, 0]], atol=0.05)
 
 
 def test_more_units_than_fit_into_one_pass_get_the_movies_of_one_pass(
@@ -139,10 +139,10 @@ def test_more_units_than_fit_into_one_pass_get_the_movies_of_one_pass(
 ) -> None:
     encoder, scan = deep
     settings = dataclasses.replace(PLAIN, iterations=15, eye_position="training_mean", behavior="training_mean")
-    together = movie_meis(encoder, "a", scan, [2, 0, 1], settings)
-    monkeypatch.setattr("pipeline.mei.movies.UNITS_AT_ONCE", 2)
-    apart = movie_meis(encoder, "a", scan, [2, 0, 1], settings)
-    np.testing.assert_allclose(apart.movies, together.movies, atol=1e-2)
+    together = find_meis(encoder, "a", scan, [2, 0, 1], settings)
+    monkeypatch.setattr("pipeline.mei.engine.STIMULI_AT_ONCE", 2)
+    apart = find_meis(encoder, "a", scan, [2, 0, 1], settings)
+    np.testing.assert_allclose(apart.stimuli, together.stimuli, atol=1e-2)
     np.testing.assert_allclose(apart.trajectory, together.trajectory, rtol=1e-4)
     np.testing.assert_allclose(apart.grey_activation, together.grey_activation, rtol=1e-4)
 
@@ -151,10 +151,10 @@ def test_convergence_and_progress() -> None:
     encoder, _ = linear_encoder()
     settings = dataclasses.replace(PLAIN, patience=10)
     steps: list[None] = []
-    found = movie_meis(encoder, "a", SCAN, [0, 1], settings, on_step=lambda: steps.append(None))
+    found = find_meis(encoder, "a", SCAN, [0, 1], settings, on_step=lambda: steps.append(None))
     assert found.converged.all()
     assert len(steps) == found.trajectory.shape[1] - 1 < 120
-    short = movie_meis(encoder, "a", SCAN, [0, 1], dataclasses.replace(settings, iterations=5))
+    short = find_meis(encoder, "a", SCAN, [0, 1], dataclasses.replace(settings, iterations=5))
     assert not short.converged.any()
     assert short.trajectory.shape == (2, 6)
     assert (short.trajectory == found.trajectory[:, :6]).sum() >= 2  # the same start
@@ -164,20 +164,20 @@ def test_the_seed_decides_the_start(deep: tuple[Encoder, ScanInfo]) -> None:
     encoder, scan = deep
     settings = dataclasses.replace(PLAIN, iterations=3)
     torch.manual_seed(1)
-    first = movie_meis(encoder, "a", scan, [0], settings)
+    first = find_meis(encoder, "a", scan, [0], settings)
     torch.manual_seed(2)
-    again = movie_meis(encoder, "a", scan, [0], settings)
-    other = movie_meis(encoder, "a", scan, [0], dataclasses.replace(settings, mei_seed=1))
-    assert np.array_equal(first.movies, again.movies)
-    assert not np.allclose(first.movies, other.movies, atol=1)
+    again = find_meis(encoder, "a", scan, [0], settings)
+    other = find_meis(encoder, "a", scan, [0], dataclasses.replace(settings, mei_seed=1))
+    assert np.array_equal(first.stimuli, again.stimuli)
+    assert not np.allclose(first.stimuli, other.stimuli, atol=1)
 
 
 def test_movies_too_short_for_a_response_are_refused() -> None:
     encoder, _ = linear_encoder()
     with pytest.raises(ConfigurationError, match=r"Movie.frames is 3, but this network needs 4 frames"):
-        movie_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, frames=3))
-    shortest = movie_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, frames=4, iterations=2))
-    assert shortest.movies.shape == (1, 1, 4, HEIGHT, WIDTH)
+        find_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, frames=3))
+    shortest = find_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, frames=4, iterations=2))
+    assert shortest.stimuli.shape == (1, 1, 4, HEIGHT, WIDTH)
 
 
 def test_the_mean_eye_position_moves_the_movie() -> None:
@@ -186,8 +186,8 @@ def test_the_mean_eye_position_moves_the_movie() -> None:
     weights = torch.diag(torch.atanh(shift) / torch.tensor(SCAN.mean_pupil_center))
     with torch.no_grad():
         encoder.shifters["a"].layers[0].weight.copy_(weights)
-    straight = z_scored(movie_meis(encoder, "a", SCAN, [0], PLAIN))
-    moved = z_scored(movie_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, eye_position="training_mean")))
+    straight = z_scored(find_meis(encoder, "a", SCAN, [0], PLAIN))
+    moved = z_scored(find_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, eye_position="training_mean")))
     assert np.corrcoef(straight[0, 0, -LAGS:].ravel(), filters[0].ravel())[0, 1] > 0.99
     expected = np.roll(filters[0], (1, -1), axis=(2, 1))
     assert np.corrcoef(moved[0, 0, -LAGS:].ravel(), expected.ravel())[0, 1] > 0.99
@@ -199,20 +199,20 @@ def test_the_mean_behaviour_scales_the_drive() -> None:
         encoder.modulators["a"].last.weight.copy_(torch.tensor([[0.2, 0.4], [-0.5, 0.0], [0.0, 0.0]]))
         encoder.modulators["a"].last.bias.zero_()
     gains = np.exp([0.4, -0.5, 0.0])  # of the mean behaviour (1, 0.5)
-    still = movie_meis(encoder, "a", SCAN, [0, 1, 2], PLAIN)
-    running = movie_meis(encoder, "a", SCAN, [0, 1, 2], dataclasses.replace(PLAIN, behavior="training_mean"))
+    still = find_meis(encoder, "a", SCAN, [0, 1, 2], PLAIN)
+    running = find_meis(encoder, "a", SCAN, [0, 1, 2], dataclasses.replace(PLAIN, behavior="training_mean"))
     np.testing.assert_allclose(running.activation - 1, gains * (still.activation - 1), rtol=1e-3)
     np.testing.assert_allclose(running.grey_activation - 1, gains * (still.grey_activation - 1), rtol=1e-5)
-    np.testing.assert_allclose(running.movies, still.movies, atol=1)
+    np.testing.assert_allclose(running.stimuli, still.stimuli, atol=1)
 
 
 def test_scans_without_eye_or_behaviour_have_no_mean_to_tell() -> None:
     encoder, _ = linear_encoder()
     bare = dataclasses.replace(SCAN, mean_pupil_center=None, mean_behavior=None, n_behavior=0)
     asked = dataclasses.replace(PLAIN, iterations=5, eye_position="training_mean", behavior="training_mean")
-    found = movie_meis(encoder, "a", bare, [0], asked)
-    expected = movie_meis(encoder, "a", bare, [0], dataclasses.replace(PLAIN, iterations=5))
-    assert np.array_equal(found.movies, expected.movies)
+    found = find_meis(encoder, "a", bare, [0], asked)
+    expected = find_meis(encoder, "a", bare, [0], dataclasses.replace(PLAIN, iterations=5))
+    assert np.array_equal(found.stimuli, expected.stimuli)
 
 
 def roughness(movies: np.ndarray, axis: int) -> float:
@@ -222,8 +222,8 @@ def roughness(movies: np.ndarray, axis: int) -> float:
 @pytest.mark.parametrize(("field", "axes"), [("blur_space", (3, 4)), ("blur_time", (2,))])
 def test_blur_smooths_its_own_axes(field: str, axes: tuple[int, ...]) -> None:
     encoder, _ = linear_encoder()
-    sharp = z_scored(movie_meis(encoder, "a", SCAN, [0], PLAIN))
-    smooth = z_scored(movie_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, **{field: 1.5})))
+    sharp = z_scored(find_meis(encoder, "a", SCAN, [0], PLAIN))
+    smooth = z_scored(find_meis(encoder, "a", SCAN, [0], dataclasses.replace(PLAIN, **{field: 1.5})))
     for axis in axes:
         assert roughness(smooth, axis) < 0.6 * roughness(sharp, axis)
 
@@ -234,8 +234,8 @@ def test_planes_are_held_at_their_training_mean() -> None:
     scan = dataclasses.replace(SCAN, input_shape=(3, HEIGHT, WIDTH), plane_means=means)
     encoder = build_encoder(Network(core=core), {"a": scan}, seed=1).eval()
     settings = dataclasses.replace(PLAIN, frames=3, iterations=5)
-    found = movie_meis(encoder, "a", scan, [2, 0], settings)
-    assert found.movies.shape == (2, 1, 3, HEIGHT, WIDTH)
+    found = find_meis(encoder, "a", scan, [2, 0], settings)
+    assert found.stimuli.shape == (2, 1, 3, HEIGHT, WIDTH)
 
     def responses(pixels: Tensor) -> Tensor:
         planes = torch.tensor(means)[None, :, None, None, None].expand(len(pixels), -1, *pixels.shape[2:])
