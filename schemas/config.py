@@ -11,10 +11,14 @@ from typing import Any
 
 import datajoint as dj
 
+from pipeline.analysis.selection import SELECTION_KINDS
+from pipeline.analysis.settings import FIELD_KINDS, TRIGGERED_KINDS, TUNING_KINDS
 from pipeline.configuration import Configuration, setting
 from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.errors import ConfigurationError
+from pipeline.mei.analyses import MEI_ANALYSES
+from pipeline.mei.masks import MASK_KINDS
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MODULATORS, READOUTS, RECURRENTS, SHIFTERS
 from pipeline.models.cores import CoreConfiguration, Pretrained
@@ -239,9 +243,45 @@ class TrainConfig(ConfigurationTable):
 
 
 @schema
+@configured_by("unit_selection", *SELECTION_KINDS)
+class UnitSelectionConfig(ConfigurationTable):
+    """By which rule units are selected."""
+
+
+@schema
 @configured_by("mei", *MEI_KINDS)
 class MEIConfig(ConfigurationTable):
     """How most exciting inputs are found."""
+
+
+@schema
+@configured_by("mask", *MASK_KINDS)
+class MaskConfig(ConfigurationTable):
+    """How masks of most exciting inputs are made."""
+
+
+@schema
+@configured_by("mei_analysis", *MEI_ANALYSES)
+class MEIAnalysisConfig(ConfigurationTable):
+    """What is measured of most exciting inputs once they are found."""
+
+
+@schema
+@configured_by("field", *FIELD_KINDS)
+class FieldConfig(ConfigurationTable):
+    """How receptive fields of models are found."""
+
+
+@schema
+@configured_by("triggered", *TRIGGERED_KINDS)
+class TriggeredConfig(ConfigurationTable):
+    """How receptive fields of data are found."""
+
+
+@schema
+@configured_by("tuning", *TUNING_KINDS)
+class TuningConfig(ConfigurationTable):
+    """Sets of stimuli by which units of models are characterised."""
 
 
 def add_preset(name: str) -> Key:
