@@ -12,12 +12,14 @@ import datajoint as dj
 import psutil
 
 from pipeline.errors import GeniculateError
-from schemas import analysis, dataset, mei, model
+from schemas import analysis, dataset, mei, model, selection
 
 COMPUTED: tuple[type[dj.Table], ...] = (
     dataset.Dataset,
     dataset.Oracle,
     model.Model,
+    selection.OracleRankedUnit,
+    selection.HighUnitSelection,
     analysis.ReadoutAnalysis,
     analysis.Prediction,
     mei.MEI,

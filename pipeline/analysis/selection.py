@@ -209,7 +209,7 @@ def best_of_best_mean(configurations: Sequence[Hashable], scores: np.ndarray) ->
         (model,), higher is better; at least one is defined.
     """
     members: dict[Hashable, list[int]] = {}
-    for position in np.flatnonzero(np.isfinite(scores)):
-        members.setdefault(configurations[position], []).append(int(position))
+    for position in np.flatnonzero(np.isfinite(scores)).tolist():
+        members.setdefault(configurations[position], []).append(position)
     best = max(members.values(), key=lambda positions: scores[positions].mean())
     return max(best, key=lambda position: scores[position])
