@@ -107,9 +107,7 @@ def triggered_average(
     return TriggeredFields(fields, z, peak_z, peak_p, count)
 
 
-def _gathered(
-    batches: Iterable[Batch], scan: ScanInfo, lags: int, max_samples: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gathered(batches: Iterable[Batch], scan: ScanInfo, lags: int, max_samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return pixels (sample, channel * height * width), responses (unit, sample) and which samples have a past."""
     _, height, width = scan.input_shape
     most = min(max_samples, STIMULUS_BYTES // (4 * scan.pixel_channels * height * width))
