@@ -105,6 +105,12 @@ class GaussianFit:
         return np.where(usable[..., None, None], np.exp(-distance / 4 * exponent), np.nan)
 
 
+    def moments(self) -> np.ndarray:
+        """Return x, y, variance along x, variance along y and covariance, (..., 5)."""
+        variances = self.covariance[..., [0, 1, 0], [0, 1, 1]]
+        return np.concatenate([self.center, variances], axis=-1)
+
+
 def deviation(stimuli: np.ndarray) -> np.ndarray:
     """Return the root mean square difference of each pixel from the stimulus's mean, (unit, height, width).
 

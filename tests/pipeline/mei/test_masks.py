@@ -177,6 +177,7 @@ def test_an_oblique_gaussian_is_recovered() -> None:
     fit = fit_gaussians((100 + 50 * window * carrier)[None, None])
     np.testing.assert_allclose(fit.center[0], [27, 18], atol=0.01)
     np.testing.assert_allclose(fit.covariance[0], covariance / 2, rtol=0.01)  # of the square
+    np.testing.assert_allclose(fit.moments()[0], [27, 18, 15, 7, 5], rtol=0.01)
     mask = fit.mask(40, 60, exponent=2)[0]
     np.testing.assert_allclose(mask, window**2, atol=0.01)
     assert mask[18, 27] == pytest.approx(1, abs=1e-3)
