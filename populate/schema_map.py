@@ -5,7 +5,7 @@ from __future__ import annotations
 import datajoint as dj
 
 from pipeline.figures.diagram import TableNode
-from schemas import analysis, config, dataset, mei, model, recording, selection, stimulus
+from schemas import analysis, config, dataset, mei, model, receptive_field, recording, selection, stimulus, tuning
 from schemas.connection import connect
 
 MODULES = {
@@ -15,6 +15,8 @@ MODULES = {
     "dataset": dataset,
     "model": model,
     "analysis": analysis,
+    "receptive_field": receptive_field,
+    "tuning": tuning,
     "selection": selection,
     "mei": mei,
 }

@@ -12,7 +12,7 @@ import datajoint as dj
 import psutil
 
 from pipeline.errors import GeniculateError
-from schemas import analysis, dataset, mei, model, selection
+from schemas import analysis, dataset, mei, model, receptive_field, selection, tuning
 
 COMPUTED: tuple[type[dj.Table], ...] = (
     dataset.Dataset,
@@ -22,6 +22,9 @@ COMPUTED: tuple[type[dj.Table], ...] = (
     selection.HighUnitSelection,
     analysis.ReadoutAnalysis,
     analysis.Prediction,
+    receptive_field.GradientReceptiveField,
+    receptive_field.SpikeTriggeredAverage,
+    tuning.UnitTuning,
     mei.MEI,
 )
 """The tables that populate() fills, each after those that it depends on."""

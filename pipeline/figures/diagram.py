@@ -19,7 +19,19 @@ from pipeline.figures.style import styled
 
 __all__ = ["SCHEMA_ORDER", "TIER_COLOURS", "TableNode", "schema_diagram"]
 
-SCHEMA_ORDER = ("recording", "stimulus", "config", "dataset", "model", "analysis", "selection", "mei", "closed_loop")
+SCHEMA_ORDER = (
+    "recording",
+    "stimulus",
+    "config",
+    "dataset",
+    "model",
+    "analysis",
+    "receptive_field",
+    "tuning",
+    "selection",
+    "mei",
+    "closed_loop",
+)
 TIER_COLOURS = {
     "manual": ("#dcefd8", "#5b9a4f"),
     "lookup": ("#e8e8e8", "#8d8d8d"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.analysis.settings import FIELD_KINDS, TRIGGERED_KINDS, TUNING_KINDS
 from pipeline.configuration import Configuration
 from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
@@ -40,7 +41,16 @@ def test_arguments_of_functions_have_one_hash_if_and_only_if_they_are_equal() ->
 
 
 PARTS_OF_MODELS = (*CORES, Pretrained, *RECURRENTS, *READOUTS, *SHIFTERS, *MODULATORS, Function)
-REGISTERED = (*PARTS_OF_MODELS, *DATA_KINDS, *PREPROCESSINGS, *TRAINERS, *MEI_KINDS)
+REGISTERED = (
+    *PARTS_OF_MODELS,
+    *DATA_KINDS,
+    *PREPROCESSINGS,
+    *TRAINERS,
+    *MEI_KINDS,
+    *FIELD_KINDS,
+    *TRIGGERED_KINDS,
+    *TUNING_KINDS,
+)
 every_kind = pytest.mark.parametrize("kind", REGISTERED, ids=lambda kind: f"{kind.__module__}.{kind.kind()}")
 
 

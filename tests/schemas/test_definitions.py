@@ -9,7 +9,18 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 
-MODULES = ("recording", "stimulus", "config", "dataset", "model", "analysis", "selection", "mei")
+MODULES = (
+    "recording",
+    "stimulus",
+    "config",
+    "dataset",
+    "model",
+    "analysis",
+    "receptive_field",
+    "tuning",
+    "selection",
+    "mei",
+)
 INNODB_INDEX_BYTES = 3072
 
 

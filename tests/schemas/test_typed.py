@@ -10,6 +10,7 @@ from typing import Any
 import datajoint as dj
 import pytest
 
+from pipeline.analysis.settings import FIELD_KINDS, TRIGGERED_KINDS, TUNING_KINDS
 from pipeline.configuration import Configuration
 from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
@@ -40,6 +41,9 @@ KINDS = {
     "PreprocessingConfig": PREPROCESSINGS,
     "TrainConfig": TRAINERS,
     "MEIConfig": MEI_KINDS,
+    "FieldConfig": FIELD_KINDS,
+    "TriggeredConfig": TRIGGERED_KINDS,
+    "TuningConfig": TUNING_KINDS,
 }
 every_kind = pytest.mark.parametrize(
     ("master", "kind"), [pytest.param(m, k, id=f"{m}.{k.__name__}") for m, kinds in KINDS.items() for k in kinds]
