@@ -5,7 +5,14 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from pipeline.figures.checks import FigureError
-from pipeline.figures.readouts import feature_weights, readout_positions, similarity_order
+from pipeline.figures.readouts import (
+    feature_weights,
+    gaze_shifts,
+    readout_positions,
+    readout_positions_by_group,
+    similarity_order,
+    spatial_masks,
+)
 
 X, Y = np.array([-20.0, 5.0, np.nan, 30.0]), np.array([3.0, -10.0, 1.0, 12.0])
 VALUE = np.array([0.3, np.nan, 0.2, 0.5])
@@ -63,3 +70,69 @@ def test_feature_weights_are_permuted_not_changed_and_symmetric_in_colour():
     assert axes.get_title(loc="left") == "1 unit undefined"
     with pytest.raises(FigureError, match="No unit has all its feature weights"):
         feature_weights(np.full((2, 3), np.nan), names[:2])
+
+
+def test_every_group_has_its_colour_and_is_counted():
+    figure = readout_positions_by_group(X, Y, ["V1", "LM", "V1", None], "Brain area", screen_deg=(108, 67))
+    drawn = {points.get_label(): points for points in figure.axes[0].collections}
+    assert {name: points.get_offsets().tolist() for name, points in drawn.items()} == {
+        "LM (1)": [[5, -10]],
+        "V1 (1)": [[-20, 3]],  # the other one has no position
+        "unknown (1)": [[30, 12]],
+    }
+    colours = {tuple(points.get_facecolor()[0]) for points in drawn.values()}
+    assert len(colours) == 3
+    assert figure.legends[0].get_title().get_text() == "Brain area"
+    assert figure.axes[0].get_title(loc="left") == "3 units, 1 unit without a position"
+    with pytest.raises(FigureError, match="group 3"):
+        readout_positions_by_group(X, Y, ["V1"] * 3, "Brain area", screen_deg=(108, 67))
+
+
+def test_more_groups_than_colours_differ_by_their_markers():
+    names = [f"area {number}" for number in range(9)]
+    figure = readout_positions_by_group(np.arange(9.0), np.zeros(9), names, "Area", screen_deg=(108, 67))
+    looks = {(*points.get_facecolor()[0], len(points.get_paths()[0])) for points in figure.axes[0].collections}
+    assert len(looks) == 9
+
+
+SHIFTS = {(0, 0): (1.0, -2.0), (1, 0): (4.0, -2.0), (-1, 0): (-1.0, -2.0), (0, 1): (1.0, 2.0), (0, -1): (0.0, -4.0)}
+
+
+def test_arrows_lead_from_the_mean_eye_position_to_the_others():
+    figure = gaze_shifts(X, Y, SHIFTS, screen_deg=(108, 67))
+    points, *arrows = figure.axes[0].collections
+    np.testing.assert_array_equal(points.get_offsets(), [[-19, 1], [6, -12], [31, 10]])
+    steps = {arrow.get_label().split(":")[0]: (arrow.U[0], arrow.V[0]) for arrow in arrows}
+    assert steps == {
+        "horizontal +1 std": (3, 0), "horizontal \N{MINUS SIGN}1 std": (-2, 0),
+        "vertical +1 std": (0, 4), "vertical \N{MINUS SIGN}1 std": (-1, -2),
+    }  # fmt: skip
+    for arrow in arrows:
+        np.testing.assert_array_equal(arrow.XY, [[-19, 1], [6, -12], [31, 10]])
+        assert (arrow.scale, arrow.angles, arrow.scale_units) == (1, "xy", "xy")
+    assert arrows[0].get_label().endswith(": 3.0°")
+
+
+def test_arrows_are_few_and_from_left_to_right():
+    x = np.random.default_rng(1).permutation(100).astype(float)
+    figure = gaze_shifts(x, np.zeros(100), SHIFTS, screen_deg=(300, 67), arrows=4)
+    assert figure.axes[0].collections[1].XY[:, 0].tolist() == [1, 34, 67, 100]
+    with pytest.raises(FigureError, match=r"eye position \(0, -1\) is missing"):
+        gaze_shifts(X, Y, {gaze: SHIFTS[gaze] for gaze in list(SHIFTS)[:4]}, screen_deg=(108, 67))
+    with pytest.raises(FigureError, match="No unit has a position"):
+        gaze_shifts(np.full(2, np.nan), np.zeros(2), SHIFTS, screen_deg=(108, 67))
+
+
+def test_masks_lie_where_their_places_do():
+    masks = np.zeros((3, 2, 4))
+    masks[0, 0, 3], masks[1, 1, 0] = -2, 0.5
+    figure = spatial_masks(masks, ["a", "b", "c"], frame_px=(12, 20), first_place_px=(4, 5), pitch_px=3, columns=2)
+    used = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title(loc="left") for axes in used] == ["a", "b", "c"]
+    for axes, mask, limit in zip(used, masks, (2, 0.5, 1), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), mask)
+        assert axes.images[0].get_clim() == (-limit, limit)
+        assert tuple(axes.images[0].get_extent()) == (2.5, 14.5, 9.5, 3.5)
+        assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 19.5), (11.5, -0.5))
+    with pytest.raises(FigureError, match="unit_names 2"):
+        spatial_masks(masks, ["a", "b"], frame_px=(12, 20))
