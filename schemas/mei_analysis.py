@@ -11,7 +11,6 @@ from typing import Any
 
 import datajoint as dj
 import numpy as np
-import torch
 
 from pipeline.mei.contrast import contrast_curves, natural_responses
 from pipeline.mei.gabors import NAMES as GABOR_PARAMETERS
@@ -322,13 +321,9 @@ class OptimalGabor(_OfUnits, dj.Computed):
         contrast = np.full(len(scan.rows), settings.contrast) if settings.contrast else own
         usable = np.flatnonzero(contrast > 0)
         mean = scan.info.input_mean if settings.mean is None else settings.mean
-
-        def respond(stimuli: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-            return scan.respond(stimuli, torch.from_numpy(usable)[units])
-
         if not len(usable):
             return []
-        found = optimal_gabors(respond, scan.stimuli.shape[1:], contrast[usable], mean, settings)
+        found = optimal_gabors(scan.respond.only(usable.tolist()), scan.stimuli.shape[1:], contrast[usable], mean, settings)
         activation = scan.activation[usable]
         ratio = np.divide(found.activation, activation, out=np.full(len(usable), np.nan), where=activation > 0)
         parameters = {f"best_{name}": getattr(found.gabors, name).tolist() for name in GABOR_PARAMETERS}

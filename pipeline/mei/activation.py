@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pipeline.datasets.info import ScanInfo
-from pipeline.models.base import EncodingModel, Signal
+from pipeline.mei.conditions import Conditions
+from pipeline.models.base import EncodingModel
 
 Respond = Callable[[Tensor, Tensor], Tensor]
 """From stimuli, (stimulus, channel[, time], height, width) in grey values, and positions of units to the responses,
 (stimulus, unit), in the last frame. `Responses` is one."""
-
-GREY_LEVELS = (0.0, 255.0)
-"""What the screen can show."""
 
 STIMULI_AT_ONCE = 64
 """Stimuli in one pass through a network, which bounds its memory."""
@@ -46,41 +45,54 @@ class Responses:
         eye_position: str = "center",
         behavior: str = "none",
     ) -> None:
-        self._encoder, self._data_key, self._scan = encoder, data_key, scan
+        self._conditions = Conditions(encoder, data_key, scan, eye_position, behavior)
         self._units = torch.tensor(list(units), dtype=torch.long)
-        has_eye, has_behavior = scan.mean_pupil_center is not None, scan.mean_behavior is not None
-        self._eye: Signal = "mean" if eye_position == "training_mean" and has_eye else None
-        self._behavior: Signal = "mean" if behavior == "training_mean" and has_behavior else None
+        self._planes = torch.tensor(scan.plane_means)[None, :, None, None, None]
 
     def __call__(self, stimuli: Tensor, units: Tensor) -> Tensor:
         """Return the responses of the units (stimulus, unit) in the last frame of stimuli in grey values."""
-        responses = self.of_inputs((stimuli - self._scan.input_mean) / self._scan.input_std, units)
+        responses = self.of_inputs(self._z_scored(stimuli), units)
         return responses if responses.dim() == 2 else responses[:, :, -1]
 
-    def of_inputs(self, inputs: Tensor, units: Tensor) -> Tensor:
-        """Return the responses (stimulus, unit[, time]) to normalised pixels; planes after them are replaced.
+    def only(self, chosen: Sequence[int]) -> Responses:
+        """Return the same of some of the units: positions count these from then on."""
+        some = copy.copy(self)
+        some._units = self._units[torch.as_tensor(chosen, dtype=torch.long)]
+        return some
 
-        Movies of one frame are images for networks that were trained on images.
-        """
-        if inputs.dim() == 5 and self._scan.frame_rate is None and inputs.shape[2] == 1:
-            inputs = inputs[:, :, 0]
-        pixels = inputs[:, : self._scan.pixel_channels].to(self._encoder.device, torch.float32)
-        means = torch.tensor(self._scan.plane_means, device=pixels.device)
-        planes = means.view(1, -1, *[1] * (pixels.dim() - 2)).expand(len(pixels), -1, *pixels.shape[2:])
-        responses: Tensor = self._encoder(
-            torch.cat([pixels, planes], dim=1),
-            self._data_key,
-            behavior=self._behavior,
-            pupil_center=self._eye,
-            unit_idx=self._units[units.cpu()].to(pixels.device),
+    def own(self, stimuli: Tensor, owners: Tensor) -> Tensor:
+        """Return the response of one unit to each stimulus in grey values, (stimulus,); see `own_responses`."""
+        movies = stimuli.unsqueeze(2) if stimuli.dim() == 4 else stimuli
+        told = self._conditions
+        found = told.own(self._z_scored(movies).to(told.device), self._units[owners.cpu()].to(told.device))
+        return found.to(stimuli.device)
+
+    def of_inputs(self, inputs: Tensor, units: Tensor) -> Tensor:
+        """Return the responses (stimulus, unit[, time]) to normalised pixels; planes after them are replaced."""
+        if inputs.dim() == 4:
+            return self.of_inputs(inputs.unsqueeze(2), units).squeeze(2)
+        told = self._conditions
+        pixels = inputs[:, : told.scan.pixel_channels]
+        planes = self._planes.to(pixels).expand(len(pixels), -1, *pixels.shape[2:])
+        responses: Tensor = told.encoder(
+            torch.cat([pixels, planes], dim=1).to(told.device),
+            told.data_key,
+            behavior=told.told_behavior,
+            pupil_center=told.told_eye,
+            unit_idx=self._units[units.cpu()].to(told.device),
         )
         return responses.to(inputs.device)
+
+    def _z_scored(self, stimuli: Tensor) -> Tensor:
+        scan = self._conditions.scan
+        return (stimuli - scan.input_mean) / scan.input_std
 
 
 def own_responses(respond: Respond, stimuli: Tensor, owners: Tensor) -> Tensor:
     """Return the response of each stimulus's own unit, (stimulus,).
 
-    Only the units of a part of the stimuli are read out for that part, so stimuli of one unit should be neighbours.
+    Of models, only that unit is read out for a stimulus, as far as they can. Of anything else, the units of a part of
+    the stimuli are asked together, so stimuli of one unit should be neighbours.
 
     Parameters
     ----------
@@ -92,6 +104,9 @@ def own_responses(respond: Respond, stimuli: Tensor, owners: Tensor) -> Tensor:
     """
     found = []
     for part in parts(len(stimuli)):
+        if isinstance(respond, Responses):
+            found.append(respond.own(stimuli[part], owners[part]))
+            continue
         units, column = torch.unique(owners[part], return_inverse=True)
         found.append(respond(stimuli[part], units).gather(1, column[:, None])[:, 0])
     return torch.cat(found)

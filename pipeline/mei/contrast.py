@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import DatasetError
-from pipeline.mei.activation import GREY_LEVELS, Respond, own_responses, parts
+from pipeline.mei.activation import Respond, own_responses, parts
+from pipeline.mei.conditions import GREY_LEVELS
 
 ROUNDING = 1e-6
 """Falls of the response, relative to its highest, that are those of float32 and not of the unit."""

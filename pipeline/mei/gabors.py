@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
-from pipeline.mei.activation import GREY_LEVELS, Respond, own_responses, parts
+from pipeline.mei.activation import Respond, own_responses, parts
+from pipeline.mei.conditions import GREY_LEVELS
 
 CONTRAST_ROUNDS = 4
 """Corrections of gain and offset where the screen clips a Gabor."""

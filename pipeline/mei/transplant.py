@@ -10,7 +10,8 @@ import torch
 
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
-from pipeline.mei.activation import GREY_LEVELS, Respond, own_responses, parts
+from pipeline.mei.activation import Respond, own_responses, parts
+from pipeline.mei.conditions import GREY_LEVELS
 from pipeline.mei.masks import apply_masks
 
 OFFSETS = np.linspace(-30, 30, 1000)
