@@ -16,6 +16,7 @@ from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models.base import Architecture, EncodingModel, Signal
 from pipeline.models.cores import Core, CoreConfiguration, Factorized3d, Pretrained
+from pipeline.models.cores.windows import in_window
 from pipeline.models.modulators import Modulator, ModulatorConfiguration, NoModulator
 from pipeline.models.nonlinearities import output_nonlinearity
 from pipeline.models.readouts import FullGaussian2d, Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
@@ -222,22 +223,38 @@ class Encoder(EncodingModel):
         behavior: Signal = None,
         pupil_center: Signal = None,
     ) -> Tensor:
-        """See `EncodingModel.respond_paired`; each input is read by the readout of its own unit alone."""
+        """See `EncodingModel.respond_paired`; each input is read by the readout of its own unit alone.
+
+        Where core and readout allow it, only the part of the frame that the unit can see goes through the core.
+        """
         if inputs.dim() == 4:
             behavior, pupil_center = (x.unsqueeze(2) if isinstance(x, Tensor) else x for x in (behavior, pupil_center))
             return self.respond_paired(inputs.unsqueeze(2), data_key, units, behavior, pupil_center).squeeze(1)
         behavior = self._given("behavior", behavior, inputs, data_key)
         pupil_center = self._given("pupil_center", pupil_center, inputs, data_key)
-        features = self.recurrent(self.core(inputs), None)
         shift = None
         if pupil_center is not None and data_key in self.shifters:
-            shift = self.shifters[data_key](pupil_center[..., -features.shape[2] :])
-        drive = self.readouts[data_key].paired(features, units, shift)
+            shift = self.shifters[data_key](pupil_center[..., self.lost_frames :])
+        drive = self._drive_in_sight(inputs, data_key, units, shift)
+        if drive is None:
+            drive = self.readouts[data_key].paired(self.recurrent(self.core(inputs)), units, shift)
         if behavior is not None and data_key in self.modulators:
             # Gains are cheap: those of all units for all inputs, of which the diagonal is wanted.
             drive = self.modulators[data_key](drive.unsqueeze(1), behavior, unit_idx=units).diagonal().transpose(0, 1)
         rate: Tensor = self.output(drive)
         return rate
+
+    def _drive_in_sight(self, inputs: Tensor, data_key: str, units: Tensor, shift: Tensor | None) -> Tensor | None:
+        """Return the drives (batch, time) from what units see alone; None where that is unknown or does not pay."""
+        layers = None if self.core.training else self.core.local_layers()
+        if layers is None or type(self.recurrent) is not Recurrent:
+            return None
+        readout = self.readouts[data_key]
+        sight = readout.sight(units, shift, self.core.out_size(*inputs.shape[3:]))
+        if sight is None:
+            return None
+        seen = in_window(layers, inputs, sight.window)
+        return None if seen is None else readout.paired_in_sight(seen, units, sight)
 
     def regularizer(self, data_key: str) -> dict[str, Tensor]:
         """Return the weighted penalties that apply when this scan is trained, by name; none of a frozen core."""

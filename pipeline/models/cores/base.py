@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from pipeline.configuration import Configuration
 from pipeline.errors import ConfigurationError
+from pipeline.models.cores.windows import LocalLayers
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ class Core(nn.Module, ABC):
         """
         rows, columns = self.out_size(height, width)
         return (height - 1 - (rows - 1) * self.pitch) / 2, (width - 1 - (columns - 1) * self.pitch) / 2
+
+    def local_layers(self) -> LocalLayers | None:
+        """Return the core as local layers, if that is what it is in evaluation mode; else None.
+
+        Cores in which a place depends on the whole frame are none.
+        """
+        return None
 
     @abstractmethod
     def regularizer(self) -> dict[str, Tensor]:

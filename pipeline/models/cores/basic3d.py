@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, refuse_even
 from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.windows import LocalLayer, LocalLayers, taps_of
 from pipeline.models.regularization import spatial_laplace, temporal_laplace
 
 
@@ -34,6 +37,21 @@ def _layer(settings: Basic3d, layer: int, in_channels: int) -> nn.Sequential:
     for name, part in parts.items():
         sequence.add_module(name, part)
     return sequence
+
+
+def _local(layer: nn.Sequential, source: int) -> LocalLayer:
+    """Return one layer as a `LocalLayer`."""
+    convolution, *rest = layer
+    assert isinstance(convolution, nn.Conv3d)
+
+    def run(videos: Tensor) -> Tensor:
+        steps = convolution.stride, 0, convolution.dilation
+        features = F.conv3d(videos, convolution.weight, convolution.bias, *steps)
+        for part in rest:
+            features = part(features)
+        return features
+
+    return LocalLayer(run, *taps_of(convolution), (source,))
 
 
 class Basic3dCore(Core):
@@ -62,6 +80,11 @@ class Basic3dCore(Core):
     def first_place(self, height: int, width: int) -> tuple[float, float]:
         """See `Core.first_place`."""
         return self.rows.first_place(), self.columns.first_place()
+
+    def local_layers(self) -> LocalLayers:
+        """See `Core.local_layers`."""
+        layers = tuple(_local(cast(nn.Sequential, layer), i - 1) for i, layer in enumerate(self.layers))
+        return LocalLayers(layers, (len(layers) - 1,))
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the roughness of the first layer's filters in space, within frames, and in time, at single pixels."""

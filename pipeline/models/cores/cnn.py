@@ -12,6 +12,8 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames, to_videos
 from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.layers2d import local_layer
+from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
 from pipeline.models.regularization import group_sparsity, spatial_laplace
 
 
@@ -32,9 +34,12 @@ class CNNCore(Core):
 
     def forward(self, videos: Tensor) -> Tensor:
         """See `Core.forward`."""
-        # Pooled plane by plane: behind one channel, PyTorch's pooling in the channels-last format is slow.
-        pooled = self.pool(videos.flatten(0, 2)).unflatten(0, videos.shape[:3])
-        return to_videos(self.layers(to_frames(pooled)), batch=videos.shape[0])
+        return to_videos(self.layers(to_frames(self._pooled(videos))), batch=videos.shape[0])
+
+    def _pooled(self, videos: Tensor) -> Tensor:
+        # Plane by plane: behind one channel, PyTorch's pooling in the channels-last format is slow.
+        pooled: Tensor = self.pool(videos.flatten(0, 2))
+        return pooled.unflatten(0, videos.shape[:3])
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
@@ -45,6 +50,17 @@ class CNNCore(Core):
         """See `Core.first_place`."""
         place = self.pooled.first_place() + self.pooled.pitch * self.filtered.first_place()
         return place, place
+
+    def local_layers(self) -> LocalLayers:
+        """See `Core.local_layers`."""
+        layers = []
+        if self.settings.pooling > 1:
+            squares = Taps(self.settings.pooling, self.settings.pooling)
+            layers.append(LocalLayer(self._pooled, squares, squares, (-1,)))
+        for layer in self.layers:
+            convolution, *rest = cast(nn.Sequential, layer)
+            layers.append(local_layer(cast(nn.Conv2d, convolution), rest, (len(layers) - 1,)))
+        return LocalLayers(tuple(layers), (len(layers) - 1,))
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the roughness of the first layer and the group sparsity of the others."""

@@ -12,6 +12,7 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
 from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.windows import LocalLayer, LocalLayers, taps_of, unpadded
 from pipeline.models.regularization import group_sparsity, spatial_laplace, temporal_laplace
 
 
@@ -30,13 +31,18 @@ class _FactorizedLayer(nn.Module):
         self.norm = nn.BatchNorm2d(channels, momentum=settings.momentum)
         self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
 
-    def forward(self, videos: Tensor) -> Tensor:
+    def forward(self, videos: Tensor, padded: bool = True) -> Tensor:
         batch, _, time, _, _ = videos.shape
-        frames = self.spatial(to_frames(videos))
+        frames = to_frames(videos)
+        frames = self.spatial(frames) if padded else unpadded(self.spatial, frames)
         _, channel, height, width = frames.shape
         rows = frames.permute(0, 2, 3, 1).reshape(batch, time, height * width, channel)
         features = self.nonlinearity(self.norm(self.temporal(rows.permute(0, 3, 1, 2))))
         return features.unflatten(3, (height, width))
+
+    def local(self, source: int) -> LocalLayer:
+        """Return this as a `LocalLayer`."""
+        return LocalLayer(lambda videos: self(videos, padded=False), *taps_of(self.spatial), (source,))
 
     def group_sparsity(self) -> Tensor:
         """Return the group sparsity of both convolutions."""
@@ -74,6 +80,11 @@ class Factorized3dCore(Core):
     def first_place(self, height: int, width: int) -> tuple[float, float]:
         """See `Core.first_place`."""
         return self.space.first_place(), self.space.first_place()
+
+    def local_layers(self) -> LocalLayers:
+        """See `Core.local_layers`."""
+        layers = (self.first, *(cast(_FactorizedLayer, layer) for layer in self.hidden))
+        return LocalLayers(tuple(layer.local(i - 1) for i, layer in enumerate(layers)), (len(layers) - 1,))
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the smoothness of the first layer in space and in time and the group sparsity of the others."""

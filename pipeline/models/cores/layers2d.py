@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.cores.base import to_frames, to_videos
 from pipeline.models.cores.depthwise import DepthwiseConv2d
+from pipeline.models.cores.windows import LocalLayer, taps_of, unpadded
 
 
 class AdaptiveELU(nn.Module):
@@ -87,3 +91,16 @@ class SqueezeExcitation(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Return frames with each channel times its gate."""
         return frames * self.se(frames)[:, :, None, None]
+
+
+def local_layer(convolution: nn.Conv2d, rest: Iterable[nn.Module], sources: tuple[int, ...]) -> LocalLayer:
+    """Return a convolution over each frame, and what follows it at each place, as a `LocalLayer`."""
+    parts = tuple(rest)
+
+    def run(videos: Tensor) -> Tensor:
+        frames = unpadded(convolution, to_frames(videos))
+        for part in parts:
+            frames = part(frames)
+        return to_videos(frames, batch=videos.shape[0])
+
+    return LocalLayer(run, *taps_of(convolution), sources)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.configuration import setting
 from pipeline.models.cores.base import Core, CoreConfiguration, refuse_even
 from pipeline.models.cores.stacked2d import Stacked2d, Stacked2dCore
+from pipeline.models.cores.windows import LocalLayers
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class DenseCore(Core):
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
         return height, width
+
+    def local_layers(self) -> LocalLayers:
+        """See `Core.local_layers`."""
+        return LocalLayers(())
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return nothing: there are no weights."""

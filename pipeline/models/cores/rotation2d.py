@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, refuse_even, to_frames, to_videos
 from pipeline.models.cores.roughness import laplace_l2norm
+from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
 from pipeline.models.regularization import group_sparsity
 
 
@@ -102,10 +104,10 @@ class HermiteConv2d(nn.Module):
             filters = torch.stack([turn.roll(index * per_rotation, dims=1) for index, turn in enumerate(filters)])
         return filters.flatten(0, 1)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, padded: bool = True) -> Tensor:
         """Return the filtered frames, (frame, rotation * feature, height, width)."""
         weight = self.weight().contiguous(memory_format=torch.channels_last)
-        return F.conv2d(frames, weight, padding=self.padding)
+        return F.conv2d(frames, weight, padding=self.padding if padded else 0)
 
 
 class RotationEquivariantBatchNorm2d(nn.Module):
@@ -167,6 +169,11 @@ class RotationEquivariant2dCore(Core):
         lost = 0 if self.settings.pad_input else self.settings.input_kern - 1
         return height - lost, width - lost
 
+    def local_layers(self) -> LocalLayers:
+        """See `Core.local_layers`."""
+        layers = tuple(_local(cast(nn.Sequential, layer), i - 1) for i, layer in enumerate(self.features))
+        return LocalLayers(layers, tuple(self.seen))
+
     def regularizer(self) -> dict[str, Tensor]:
         """Return the roughness of the first layer and the group sparsity of the others, over all orientations."""
         first, *others = (convolution.weight() for convolution in self.convolutions)
@@ -175,6 +182,21 @@ class RotationEquivariant2dCore(Core):
             sparsity = torch.stack([group_sparsity(weight) / weight.shape[1] for weight in others]).mean()
             terms["core_hidden"] = self.settings.gamma_hidden * sparsity
         return terms
+
+
+def _local(layer: nn.Sequential, source: int) -> LocalLayer:
+    """Return one layer as a `LocalLayer`."""
+    convolution, *rest = layer
+    assert isinstance(convolution, HermiteConv2d)
+    taps = Taps(convolution.get_buffer("basis").shape[-1], padding=convolution.padding)
+
+    def run(videos: Tensor) -> Tensor:
+        frames = convolution(to_frames(videos), padded=False)
+        for part in rest:
+            frames = part(frames)
+        return to_videos(frames, batch=videos.shape[0])
+
+    return LocalLayer(run, taps, taps, (source,))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames, to_videos
-from pipeline.models.cores.layers2d import AdaptiveELU, Bias2d, DepthSeparableConv2d, Scale2d
+from pipeline.models.cores.layers2d import (
+    AdaptiveELU,
+    Bias2d,
+    DepthSeparableConv2d,
+    Scale2d,
+    SqueezeExcitation,
+    local_layer,
+)
 from pipeline.models.cores.roughness import INPUT_REGULARIZERS
+from pipeline.models.cores.windows import LocalLayer, LocalLayers
 from pipeline.models.regularization import group_sparsity
 
 
@@ -64,6 +72,24 @@ class Stacked2dCore(Core):
         """See `Core.out_size`."""
         lost = self.settings.lost_pixels()
         return height - lost, width - lost
+
+    def local_layers(self) -> LocalLayers | None:
+        """See `Core.local_layers`; squeeze-excitation is not local."""
+        layers: list[LocalLayer] = []
+        ends: list[int] = []  # of each layer of the core, where its result is among the local ones
+        for layer in self.features:
+            convolution, *rest = cast(nn.Sequential, layer)
+            if any(isinstance(part, SqueezeExcitation) for part in rest):
+                return None
+            sources = tuple(ends[-max(self.settings.skip, 1) :]) or (-1,)
+            if isinstance(convolution, DepthSeparableConv2d):
+                # By itself: what its bias adds outside the map must not reach the filters.
+                layers.append(local_layer(convolution.in_depth_conv, (), sources))
+                sources, rest = (len(layers) - 1,), [convolution.out_depth_conv, *rest]
+                convolution = convolution.spatial_conv
+            layers.append(local_layer(cast(nn.Conv2d, convolution), rest, sources))
+            ends.append(len(layers) - 1)
+        return LocalLayers(tuple(layers), tuple(ends[index] for index in self.seen))
 
     def regularizer(self) -> dict[str, Tensor]:
         """Return the roughness of the first layer and the group sparsity of the others."""

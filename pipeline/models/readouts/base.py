@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.configuration import Configuration
 from pipeline.models.cores.base import to_frames
+from pipeline.models.cores.windows import Window
 
 UnitIndex = Sequence[int] | Tensor | slice
 """Which units to evaluate: positions in the order of the scan's `unit_ids`, or a slice of them."""
@@ -66,6 +67,22 @@ class ReadoutConfiguration(Configuration):
     def build_all(self, sites: Mapping[str, ReadoutSite]) -> Mapping[str, Readout]:
         """Return the readouts of all scans by data_key. Kinds whose scans have parameters in common override this."""
         return {data_key: self.build(site) for data_key, site in sites.items()}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Where one unit for each item of a batch looks, if that is a small part of the maps.
+
+    Attributes
+    ----------
+    window : Window
+        What is needed of the maps.
+    points : Tensor
+        (batch, time, 2), x and y in half windows.
+    """
+
+    window: Window
+    points: Tensor
 
 
 class Readout(nn.Module, ABC):
@@ -156,6 +173,32 @@ class Readout(nn.Module, ABC):
         """
         wanted, which = units.unique(return_inverse=True)
         return self.drive_of_frames(frames, shift, wanted).gather(1, which[:, None]).squeeze(1)
+
+    def sight(self, units: Tensor, shift: Tensor | None, size: tuple[int, int]) -> Sight | None:
+        """Return where units look in maps of this height and width; None if they look everywhere.
+
+        Parameters
+        ----------
+        units, shift : Tensor
+            As in `paired`.
+        size : tuple of int
+            Height and width of the maps.
+        """
+        return None
+
+    def paired_in_sight(self, seen: Tensor, units: Tensor, sight: Sight) -> Tensor:
+        """Return what `paired` returns, from the maps in the window of the units' sight alone.
+
+        Parameters
+        ----------
+        seen : Tensor
+            (batch, channel, time, window height, window width), zero outside the maps.
+        units : Tensor
+            (batch,).
+        sight : Sight
+            Of these units.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no sight")
 
     def constrain(self) -> None:
         """Bring parameters with a range back into it, after an optimiser's step."""

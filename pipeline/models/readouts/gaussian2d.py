@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
-from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
+from pipeline.models.cores.base import to_frames
+from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, Sight, UnitIndex
 from pipeline.models.readouts.noise import StandardNormal
-from pipeline.models.readouts.places import START, starting_points
+from pipeline.models.readouts.places import START, sight_of_points, starting_points
 from pipeline.models.readouts.sampling import weighed_at_own_point, weighed_at_points
 from pipeline.models.readouts.sharing import SHARE, Neurons, number_neurons
 
@@ -104,6 +105,21 @@ class FullGaussian2dReadout(Readout):
             return super().paired_drive_of_frames(frames, shift, units)
         points = self._means(units).clamp(-1, 1)
         return weighed_at_own_point(frames, points if shift is None else points + shift, self._weights(units))
+
+    def sight(self, units: Tensor, shift: Tensor | None, size: tuple[int, int]) -> Sight | None:
+        """See `Readout.sight`."""
+        if self.training:
+            return None
+        points = self._means(units).clamp(-1, 1)[:, None]
+        return sight_of_points(points if shift is None else points + shift, *size)
+
+    def paired_in_sight(self, seen: Tensor, units: Tensor, sight: Sight) -> Tensor:
+        """See `Readout.paired_in_sight`."""
+        batch, _, time, _, _ = seen.shape
+        points = sight.points.expand(-1, time, -1).flatten(0, 1)
+        weights = self._weights(units).repeat_interleave(time, dim=0)
+        drive = weighed_at_own_point(to_frames(seen), points, weights).unflatten(0, (batch, time))
+        return drive if self.bias is None else drive + self.bias[units][:, None]
 
     def _means(self, units: UnitIndex) -> Tensor:
         if self.neurons is not None and self.neurons.mu is not None:

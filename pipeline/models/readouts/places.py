@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigurationError
-from pipeline.models.readouts.base import ReadoutSite
+from pipeline.models.cores.windows import Window
+from pipeline.models.readouts.base import ReadoutSite, Sight
 
 START = ("random", "triggered_average")
 """Where a kind may start to look: anywhere, or at the peak of each unit's response-triggered average."""
@@ -30,6 +31,24 @@ def at_points(frames: Tensor, points: Tensor) -> Tensor:
         (frame, unit, 2).
     """
     return F.grid_sample(frames, points.unsqueeze(2), align_corners=True).squeeze(3)
+
+
+def sight_of_points(points: Tensor, height: int, width: int) -> Sight:
+    """Return the window around the four pixels of each point, in all frames.
+
+    Parameters
+    ----------
+    points : Tensor
+        (batch, time, 2), x and y in half maps.
+    height, width : int
+        Of the maps.
+    """
+    exact = (points + 1) * (torch.tensor([width - 1, height - 1], device=points.device) / 2)
+    first = exact.detach().floor().amin(dim=1)
+    across, down = (int(side) for side in (exact.detach().floor().amax(dim=1) - first).amax(dim=0) + 2)
+    window = Window(first[:, 1].long(), first[:, 0].long(), down, across)
+    half = torch.tensor([across - 1, down - 1], device=points.device) / 2
+    return Sight(window, (exact - first[:, None]) / half - 1)
 
 
 def pixel_places(height: int, width: int) -> Tensor:
