@@ -12,7 +12,13 @@ import pandas as pd
 
 from pipeline.figures.diagram import schema_diagram
 from pipeline.figures.meis import meis_beside_receptive_fields
-from pipeline.figures.readouts import feature_weights, readout_positions
+from pipeline.figures.readouts import (
+    feature_weights,
+    gaze_shifts,
+    readout_positions,
+    readout_positions_by_group,
+    spatial_masks,
+)
 from pipeline.figures.scores import score_histogram, scores_against_oracle
 from pipeline.figures.traces import predicted_and_recorded
 from pipeline.figures.training import learning_curves
@@ -33,6 +39,7 @@ from schemas import config, dataset, mei, model, stimulus
 from schemas.connection import server_description
 
 MEI_ROWS = 8
+MASKS = 18
 
 
 def write_report(
@@ -206,6 +213,22 @@ def _readout_section(scan: ScanResults, correlation: np.ndarray, truth: GroundTr
                 "Readout positions over the screen",
             )
         )
+        figures += _readouts_by_place(scan, x, y, scan.screen_deg)
+    if scan.masks is not None:
+        rows = _spread_out(len(scan.unit_names), MASKS)
+        figures.append(
+            Illustration(
+                spatial_masks(
+                    scan.masks.masks[rows],
+                    [scan.unit_names[i] for i in rows],
+                    frame_px=scan.info.input_shape[1:],
+                    first_place_px=scan.masks.first_place_px,
+                    pitch_px=scan.masks.pitch_px,
+                ),
+                "How units weigh the places of the frame, each scaled to its largest weight; red is positive.",
+                "Spatial masks of readouts",
+            )
+        )
     figures.append(
         Illustration(
             feature_weights(scan.feature_weights, scan.unit_names),
@@ -214,6 +237,33 @@ def _readout_section(scan: ScanResults, correlation: np.ndarray, truth: GroundTr
         )
     )
     return Section("Readouts", "", tuple(figures), code="from schemas import analysis\nanalysis.ReadoutAnalysis.Unit()")
+
+
+def _readouts_by_place(
+    scan: ScanResults, x: np.ndarray, y: np.ndarray, screen: tuple[float, float]
+) -> list[Illustration]:
+    """Draw where readouts look by area and by depth, if there are several, and where they go with the eye."""
+    figures = []
+    areas, depth = scan.readout["brain_area"].tolist(), scan.readout["unit_z"].to_numpy(float)
+    if len(set(areas)) > 1:
+        figure = readout_positions_by_group(x, y, areas, "Brain area", screen_deg=screen)
+        figures.append(Illustration(figure, "The same by brain area.", "Readout positions by brain area"))
+    if len(set(depth[np.isfinite(depth)])) > 1:
+        figure = readout_positions(x, y, depth, "Depth (\N{MICRO SIGN}m)", screen_deg=screen)
+        figures.append(Illustration(figure, "The same by the depth of the unit in the tissue.", "Positions by depth"))
+    if scan.gaze_shifts_deg:
+        figure = gaze_shifts(x, y, scan.gaze_shifts_deg, screen_deg=screen)
+        caption = (
+            "Where readouts look at the mean eye position, and how the shifter moves them, all alike, when the eye is "
+            "one standard deviation away from it."
+        )
+        figures.append(Illustration(figure, caption, "Shifts of the readouts with the eye"))
+    return figures
+
+
+def _spread_out(count: int, shown: int) -> np.ndarray:
+    """Return positions of at most so many of a number of units, evenly spaced from the first to the last."""
+    return np.linspace(0, count - 1, min(shown, count)).round().astype(int)
 
 
 def _mei_sections(scan: ScanResults, truth: GroundTruth | None) -> list[Section]:
@@ -230,7 +280,7 @@ def _mei_section(scan: ScanResults, name: str, kind: str, found: MEIResults) -> 
     lags = found.movies.shape[1] if found.fields is None else min(found.movies.shape[1], found.fields.shape[1])
     frame_ms = 1000 / (scan.info.frame_rate or 1)
     # Strong and weak matches alike, in the order of the units.
-    rows = np.linspace(0, len(found.unit_ids) - 1, min(MEI_ROWS, len(found.unit_ids))).round().astype(int)
+    rows = _spread_out(len(found.unit_ids), MEI_ROWS)
     figure = meis_beside_receptive_fields(
         found.movies[rows, -lags:],
         None if found.fields is None else found.fields[rows, -lags:],

@@ -41,9 +41,14 @@ class ScanResults:
     oracle : ndarray
         (unit,) oracle correlation, NaN where undefined.
     readout : DataFrame
-        `ReadoutAnalysis.Unit`, one row a unit.
+        `ReadoutAnalysis.Unit`, one row a unit, with ``brain_area`` and ``unit_z`` (um), which may be None and NaN.
     feature_weights : ndarray
         (unit, channel).
+    masks : SpatialMasks or None
+        None if the units look at a point.
+    gaze_shifts_deg : dict
+        From horizontal and vertical eye position (std) to the shift of all readouts, right and up (deg); empty without
+        a shifter or if the screen is unknown.
     screen_deg : tuple of float or None
         Width and height of the stimulus (deg).
     """
@@ -57,7 +62,28 @@ class ScanResults:
     oracle: np.ndarray
     readout: pd.DataFrame
     feature_weights: np.ndarray
+    masks: SpatialMasks | None
+    gaze_shifts_deg: dict[tuple[int, int], tuple[float, float]]
     screen_deg: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class SpatialMasks:
+    """How units weigh places.
+
+    Attributes
+    ----------
+    masks : ndarray
+        (unit, row, column) of the feature maps.
+    first_place_px : tuple of float
+        x and y of the maps' first place in the frame.
+    pitch_px : float
+        Pixels between neighbouring places.
+    """
+
+    masks: np.ndarray
+    first_place_px: tuple[float, float]
+    pitch_px: float
 
 
 @dataclass(frozen=True)
@@ -138,8 +164,8 @@ def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key:
     scores = scores[scores["score_tier"] == tier].set_index("unit_id").loc[units]
     oracle = {r["unit_id"]: r["oracle_correlation"] for r in (dataset.Oracle.Unit & key & scan_key).to_dicts()}
     names = {r["unit_id"]: r["unit_name"] for r in (recording.Scan.Unit & scan_key).to_dicts()}
-    readout = pd.DataFrame((analysis.ReadoutAnalysis.Unit & key & scan_key).to_dicts()).set_index("unit_id").loc[units]
-    weights = np.asarray((analysis.ReadoutAnalysis.ScanReadout & key & scan_key).fetch1("feature_weights"))
+    in_order = np.argsort(np.argsort(units))
+    scan_readout = (analysis.ReadoutAnalysis.ScanReadout & key & scan_key).fetch1()
     scan = (recording.Scan & scan_key).fetch1()
     screen = (scan["screen_width_deg"], scan["screen_height_deg"])
     return ScanResults(
@@ -150,10 +176,31 @@ def scan_results(key: Mapping[str, Any], info: Mapping[str, ScanInfo], data_key:
         scores=scores,
         score_tier=tier,
         oracle=np.array([np.nan if oracle.get(u) is None else oracle[u] for u in units], float),
-        readout=readout,
-        feature_weights=weights[np.argsort(np.argsort(units))],
+        readout=_readout(key, scan_key).loc[units],
+        feature_weights=np.asarray(scan_readout["feature_weights"])[in_order],
+        masks=_masks(scan_readout, in_order),
+        gaze_shifts_deg={
+            (row["gaze_x"], row["gaze_y"]): (row["shift_x_deg"], row["shift_y_deg"])
+            for row in (analysis.ReadoutAnalysis.GazeShift & key & scan_key & "shift_x_deg IS NOT NULL").to_dicts()
+        },
         screen_deg=None if None in screen else (float(screen[0]), float(screen[1])),
     )
+
+
+def _readout(key: Key, scan_key: Key) -> pd.DataFrame:
+    """Return the readouts of one scan by unit_id, with each unit's area and depth."""
+    readout = pd.DataFrame((analysis.ReadoutAnalysis.Unit & key & scan_key).to_dicts()).set_index("unit_id")
+    for table, column in ((recording.AreaMembership, "brain_area"), (recording.UnitPosition, "unit_z")):
+        known = {row["unit_id"]: row[column] for row in (table & scan_key).to_dicts()}
+        readout[column] = pd.Series([known.get(unit) for unit in readout.index], readout.index, dtype=object)
+    return readout.astype({"unit_z": float})
+
+
+def _masks(scan_readout: Key, in_order: np.ndarray) -> SpatialMasks | None:
+    if scan_readout["spatial_masks"] is None:
+        return None
+    first_place = scan_readout["map_x_px"], scan_readout["map_y_px"]
+    return SpatialMasks(np.asarray(scan_readout["spatial_masks"])[in_order], first_place, scan_readout["map_pitch_px"])
 
 
 def responses_to_one_movie(encoder: EncodingModel, loaders: ScanLoaders, results: ScanResults) -> Responses | None:
