@@ -5,7 +5,20 @@ from __future__ import annotations
 import datajoint as dj
 
 from pipeline.figures.diagram import TableNode
-from schemas import analysis, config, dataset, mei, model, receptive_field, recording, selection, stimulus, tuning
+from schemas import (
+    analysis,
+    config,
+    dataset,
+    mei,
+    mei_analysis,
+    mei_exchange,
+    model,
+    receptive_field,
+    recording,
+    selection,
+    stimulus,
+    tuning,
+)
 from schemas.connection import connect
 
 MODULES = {
@@ -19,6 +32,8 @@ MODULES = {
     "tuning": tuning,
     "selection": selection,
     "mei": mei,
+    "mei_analysis": mei_analysis,
+    "mei_exchange": mei_exchange,
 }
 
 _TIERS = ((dj.Part, "part"), (dj.Lookup, "lookup"), (dj.Imported, "imported"), (dj.Computed, "computed"))

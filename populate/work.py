@@ -12,7 +12,7 @@ import datajoint as dj
 import psutil
 
 from pipeline.errors import GeniculateError
-from schemas import analysis, dataset, mei, model, receptive_field, selection, tuning
+from schemas import analysis, dataset, mei, mei_analysis, mei_exchange, model, receptive_field, selection, tuning
 
 COMPUTED: tuple[type[dj.Table], ...] = (
     dataset.Dataset,
@@ -26,6 +26,13 @@ COMPUTED: tuple[type[dj.Table], ...] = (
     receptive_field.SpikeTriggeredAverage,
     tuning.UnitTuning,
     mei.MEI,
+    mei_analysis.TightMEIMask,
+    mei_analysis.GaussianMaskFit,
+    mei_analysis.MEIContrast,
+    mei_analysis.BestNaturalStimulus,
+    mei_analysis.OptimalGabor,
+    mei_exchange.TransplantedMEI,
+    mei_exchange.MEIConfusion,
 )
 """The tables that populate() fills, each after those that it depends on."""
 

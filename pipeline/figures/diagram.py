@@ -30,6 +30,8 @@ SCHEMA_ORDER = (
     "tuning",
     "selection",
     "mei",
+    "mei_analysis",
+    "mei_exchange",
     "closed_loop",
 )
 TIER_COLOURS = {

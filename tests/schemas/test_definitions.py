@@ -20,6 +20,8 @@ MODULES = (
     "tuning",
     "selection",
     "mei",
+    "mei_analysis",
+    "mei_exchange",
 )
 INNODB_INDEX_BYTES = 3072
 
