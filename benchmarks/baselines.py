@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 from pipeline.legacy import neuralpredictors_module
 
 datasets = neuralpredictors_module("data.datasets")
+samplers = neuralpredictors_module("data.samplers")
 transforms = neuralpredictors_module("data.transforms")
 
 
@@ -94,6 +95,18 @@ def filetree_images(path: Path, batch_size: int, cache: bool) -> DataLoader:
     data = datasets.FileTreeDataset(str(path), "images", "responses", "behavior", "pupil_center", use_cache=cache)
     data.transforms = [transforms.NeuroNormalizer(data), transforms.ToTensor()]
     return _training_loader(data, data.trial_info.tiers, batch_size)
+
+
+def filetree_tiers(path: Path, batch_size: int) -> dict[str, DataLoader]:
+    """Return neuralpredictors' cached loaders of static images without behaviour: training shuffled, validation not."""
+    data = datasets.FileTreeDataset(str(path), "images", "responses")
+    data.transforms = [transforms.NeuroNormalizer(data), transforms.ToTensor()]
+    tiers = data.trial_info.tiers.astype(str)
+    validation = samplers.SubsetSequentialSampler(np.flatnonzero(tiers == "validation").tolist())
+    return {
+        "train": _training_loader(data, tiers, batch_size),
+        "validation": DataLoader(data, sampler=validation, batch_size=batch_size),
+    }
 
 
 Clip = collections.namedtuple("Clip", ["inputs", "responses", "behavior", "pupil_center"])

@@ -27,6 +27,7 @@ from benchmarks.harness import (
 )
 from benchmarks.networks import Task
 from benchmarks.steps import flops, losses, multiply, open_steps
+from benchmarks.whole import Sizes, whole_training
 
 SETTLING, EPOCHS = 4, 5
 """Repetitions until memory has settled in the allocator, and those after them over which it should not grow."""
@@ -35,12 +36,17 @@ FULL = {
     "images": Task(batch=64, units=5335, frames=0, channels=(64,)),
     "movies": Task(batch=8, units=1000, frames=80, channels=(32, 64, 128)),
     "seeds": Task(batch=64, units=1000, frames=0, channels=(32,)),
+    "whole": Task(batch=64, units=300, frames=0, channels=(16,)),
 }
 QUICK = {
     "images": Task(batch=4, units=20, frames=0, channels=(8,)),
     "movies": Task(batch=2, units=20, frames=24, channels=(4, 4, 4)),
     "seeds": Task(batch=4, units=20, frames=0, channels=(8,)),
+    "whole": Task(batch=8, units=12, frames=0, channels=(4,)),
 }
+
+TRIALS = {"full": (2000, 300), "quick": (60, 20)}
+"""Images of whole trainings, and of their validation."""
 
 _IMPORTS = ("benchmarks.steps",)
 
@@ -52,17 +58,19 @@ class Options:
     console: Console
     tasks: Mapping[str, Task]
     device: str
+    quick: bool
     steps: int
     repetitions: int
     curve: int
     memory: bool
     levers: bool
     seeds: int
+    epochs: int
 
 
 def training(
     json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
-    only: Annotated[str, typer.Option(help="one part: images, movies or seeds; default: all")] = "",
+    only: Annotated[str, typer.Option(help="one part: images, movies, seeds or whole; default: all")] = "",
     quick: Annotated[bool, typer.Option(help="tiny networks and batches: whether it works, not how fast")] = False,
     device: Annotated[str, typer.Option(help="cpu, or cuda where there is one")] = "cpu",
     threads: Annotated[int, typer.Option(help="threads; 1 also keeps the process on one core")] = 1,
@@ -75,6 +83,7 @@ def training(
     memory: Annotated[bool, typer.Option(help="measure memory too, each in a process of its own")] = True,
     levers: Annotated[bool, typer.Option(help="measure also what single levers give")] = False,
     seeds: Annotated[int, typer.Option(help="seeds that are trained together and one by one")] = 8,
+    epochs: Annotated[int, typer.Option(help="epochs after which a whole training ends in any case")] = 20,
 ) -> None:
     """Training steps of ours against neuralpredictors' or plain modules: speed, loss curves, memory.
 
@@ -91,7 +100,9 @@ def training(
             tasks[name] = dataclasses.replace(tasks[name], batch=size)
     if only and only not in PARTS:
         raise typer.BadParameter(f"{only!r} is none of {', '.join(PARTS)}", param_hint="--only")
-    options = Options(Console(width=120), tasks, device, steps, repetitions, curve, memory, levers, seeds)
+    options = Options(
+        Console(width=120), tasks, device, quick, steps, repetitions, curve, memory, levers, seeds, epochs
+    )
     figures: dict[str, float] = {}
     for name in [only] if only else PARTS:
         figures |= {f"{name}_{figure}": value for figure, value in PARTS[name](options, name).items()}
@@ -144,7 +155,18 @@ def _seeds(options: Options, name: str) -> dict[str, float]:
     return ratios(measured, "per_second")
 
 
-PARTS: dict[str, Callable[[Options, str], dict[str, float]]] = {"images": _steps, "movies": _steps, "seeds": _seeds}
+def _whole(options: Options, name: str) -> dict[str, float]:
+    """Compare whole trainings on a simulated recording."""
+    sizes = Sizes.of(options.tasks[name], *TRIALS["quick" if options.quick else "full"], options.epochs)
+    return whole_training(options.console, sizes, options.device)
+
+
+PARTS: dict[str, Callable[[Options, str], dict[str, float]]] = {
+    "images": _steps,
+    "movies": _steps,
+    "seeds": _seeds,
+    "whole": _whole,
+}
 """By name: functions of the options and that name which print what they measure and return figures."""
 
 
@@ -185,5 +207,7 @@ def _targets(figures: Mapping[str, float]) -> list[Target]:
         Target("images_ratio_plain", at_least=2.5),
         *[Target(f"{name}_largest_difference_of_losses", at_most=1e-3) for name in FULL],
         *[Target(f"{name}_growth_mib", at_most=16) for name in FULL],
+        Target("whole_ratio_plain", at_least=2),
+        Target("whole_difference_at_start", at_most=1e-4),
     ]
     return [target for target in targets if target.figure in figures]
