@@ -14,6 +14,8 @@ from pipeline.configuration import Configuration
 from pipeline.datasets.loaders import DATA_KINDS
 from pipeline.datasets.preprocessing import PREPROCESSINGS
 from pipeline.errors import ConfigurationError
+from pipeline.mei.analyses import MEI_ANALYSES
+from pipeline.mei.masks import MASK_KINDS
 from pipeline.mei.settings import MEI_KINDS
 from pipeline.models import CORES, MLP, MODULATORS, READOUTS, RECURRENTS, SHIFTERS, NoShifter
 from pipeline.models.cores import Pretrained
@@ -47,6 +49,8 @@ REGISTERED = (
     *PREPROCESSINGS,
     *TRAINERS,
     *MEI_KINDS,
+    *MASK_KINDS,
+    *MEI_ANALYSES,
     *FIELD_KINDS,
     *TRIGGERED_KINDS,
     *TUNING_KINDS,
