@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.cores.depthwise import DepthwiseConv2d, depthwise
+from pipeline.models.cores.narrow import is_narrow, narrow
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ def unpadded(convolution: nn.Conv2d, frames: Tensor) -> Tensor:
     wide = convolution.kernel_size[1] > 3 and convolution.dilation == (1, 1)
     if isinstance(convolution, DepthwiseConv2d) and wide and frames.device.type == "cpu":
         return depthwise(frames, convolution.weight, convolution.bias, 0)
+    if is_narrow(convolution, frames):
+        return narrow(frames, convolution)
     return F.conv2d(
         frames, convolution.weight, convolution.bias, convolution.stride, 0, convolution.dilation, convolution.groups
     )

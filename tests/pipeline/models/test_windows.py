@@ -106,9 +106,10 @@ def case(core: CoreConfiguration) -> str:
     return core.kind()
 
 
+@pytest.mark.parametrize("learned", [True, False], ids=["learned", "frozen"])
 @pytest.mark.parametrize("core", LOCAL, ids=case)
-def test_windows_hold_what_the_whole_maps_hold(core: CoreConfiguration) -> None:
-    module = encoder_of(core, channels=2).core
+def test_windows_hold_what_the_whole_maps_hold(core: CoreConfiguration, learned: bool) -> None:
+    module = encoder_of(core, channels=2).core.requires_grad_(learned)
     videos = inputs_for(core, 5, channels=2)
     layers = module.local_layers()
     assert layers is not None
