@@ -321,6 +321,25 @@ def get_data_info(key: Mapping[str, Any]) -> DataInfo:
     return loaders_of(MultiDataset.paths(key), MultiDataset.units(key), config.DataConfig.load(key), 1, 0)[1]
 
 
+def units_of_data(key: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the unit_ids that a DataConfig takes of each member of a MultiDataset, by data_key; functions take all.
+
+    Parameters
+    ----------
+    key : mapping
+        With ``group_id`` and ``data_hash``.
+    """
+    data, tables = config.DataConfig.load(key), MultiDataset.units(key)
+    if not isinstance(data, DataConfiguration):
+        return {data_key: list(table.unit_id) for data_key, table in tables.items()}
+    taken = {}
+    for data_key, path in absolute(MultiDataset.paths(key)).items():
+        stored = StoredDataset(path)
+        chosen = choose_units(data, stored, tables[data_key], data_key)
+        taken[data_key] = [int(stored.metadata["unit_ids"][position]) for position in chosen]
+    return taken
+
+
 def loaders_of(
     paths: Mapping[str, str],
     units: Mapping[str, UnitTable],

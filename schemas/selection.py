@@ -70,6 +70,8 @@ class TargetDataset(dj.Manual):
     def fill(cls, key: Mapping[str, Any], target_name: str, units: Any) -> Key:
         """Choose units, unless a choice of this name is there already, and return the choice's key.
 
+        Units that the data leave out, such as those of other areas, cannot be chosen.
+
         Parameters
         ----------
         key : mapping
@@ -77,6 +79,7 @@ class TargetDataset(dj.Manual):
         target_name : str
             Name of the choice.
         units : query, list of keys or any restriction of the group's units
+            ``{}`` chooses all.
 
         Raises
         ------
@@ -86,24 +89,30 @@ class TargetDataset(dj.Manual):
             If a restriction names nothing that units have.
         """
         target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
-        members = (dataset.MultiDataset.Member & target).proj() * recording.Scan.Unit.proj()
-        with cls().connection.transaction:
-            if not len(cls & target):
-                chosen = (members & effective(units, members.heading.names, "units")).keys()
-                if not chosen:
-                    raise DatasetError(
-                        f"no unit of group {target['group_id']} matches the choice {target_name!r}: change the "
-                        "restriction, or look for the group in MultiDataset.Member"
-                    )
-                scans = (recording.Scan & (dataset.MultiDataset.Member & target).proj()).proj()
-                areas = _by_unit(recording.AreaMembership & scans, "brain_area")
-                layers = _by_unit(recording.LayerMembership & scans, "layer")
-                cls.insert1(target)
-                cls.Unit.insert(
-                    {**target, **row, "brain_area": areas.get(_unit(row)), "layer": layers.get(_unit(row))}
-                    for row in chosen
-                )
+        if not len(cls & target):
+            chosen = cls._chosen(target, units)
+            with cls().connection.transaction:
+                if not len(cls & target):
+                    cls.insert1(target)
+                    cls.Unit.insert({**target, **row} for row in chosen)
         return target
+
+    @staticmethod
+    def _chosen(target: Key, units: Any) -> list[Key]:
+        """Return the keys of the chosen units with their areas and layers."""
+        members = (dataset.MultiDataset.Member & target) * recording.Scan.Unit.proj()
+        rows = (members & effective(units, members.heading.names, "units")).to_dicts()
+        taken = {data_key: set(ids) for data_key, ids in dataset.units_of_data(target).items()} if rows else {}
+        rows = [row for row in rows if row["unit_id"] in taken[row.pop("data_key")]]
+        if not rows:
+            raise DatasetError(
+                f"no unit of group {target['group_id']} and its data matches the choice {target['target_name']!r}: "
+                "change the restriction, or look for the group in MultiDataset.Member"
+            )
+        scans = (recording.Scan & (dataset.MultiDataset.Member & target).proj()).proj()
+        areas = _by_unit(recording.AreaMembership & scans, "brain_area")
+        layers = _by_unit(recording.LayerMembership & scans, "layer")
+        return [{**row, "brain_area": areas.get(_unit(row)), "layer": layers.get(_unit(row))} for row in rows]
 
 
 @schema
@@ -148,6 +157,32 @@ class OracleRankedUnit(dj.Computed):
         counts = {"ranked_units": len(ranked), "unranked_units": chosen - len(ranked)}
         self.insert1({**key, **counts, **provenance_row("ranking", time.perf_counter() - started)})
         self.Unit.insert(ranked)
+
+    @classmethod
+    def unit_scores(cls, key: Mapping[str, Any], tier: str = "test") -> pd.DataFrame:
+        """Return all units of a choice, with their oracle, rank, place and the scores of one model.
+
+        As `ModelGroup.unit_scores`, but the measures have their own names.
+
+        Parameters
+        ----------
+        key : mapping
+            Of a choice and a model on its data.
+        tier : str
+            Trials of the scores.
+
+        Raises
+        ------
+        ConfigurationError
+            If the key does not name exactly one choice whose units are ranked, and one model.
+        """
+        choices, models = (cls & key).keys(), model.Model & key
+        if len(choices) != 1 or len(models) != 1:
+            raise ConfigurationError(
+                f"{dict(key)} names {len(choices)} choices of ranked units and {len(models)} models: name one of each, "
+                "and populate OracleRankedUnit"
+            )
+        return _unit_scores(choices[0], {"": models}, tier)
 
 
 @schema
@@ -248,15 +283,7 @@ class ModelGroup(dj.Manual):
                 "Oracle and OracleRankedUnit"
             )
         (group,) = groups
-        units = pd.DataFrame((TargetDataset.Unit & group).to_dicts(order_by="KEY"))
-        units = _beside(units, dataset.Oracle.Unit & group, ["oracle_correlation"])
-        units = _beside(units, OracleRankedUnit.Unit & group, ["oracle_rank", "oracle_share"])
-        scans = (recording.Scan & (dataset.MultiDataset.Member & group).proj()).proj()
-        units = _beside(units, recording.UnitPosition & scans, ["unit_x", "unit_y", "unit_z"])
-        for name, part in (("cnn", cls.CNNModel), ("lin", cls.LinearModel)):
-            scores = model.Model.UnitScore & (part & group).proj() & {"score_tier": tier}
-            units = _beside(units, scores, list(MEASURES), f"{name}_")
-        return units.astype({"oracle_rank": "Int64"})  # NaN beside numbers made them floats
+        return _unit_scores(group, {"cnn_": cls.CNNModel & group, "lin_": cls.LinearModel & group}, tier)
 
 
 @schema
@@ -279,7 +306,22 @@ class FieldOfView(dj.Manual):
 
 @schema
 class HighUnitSelection(dj.Computed):
-    """The units of a choice that are worth an experiment; see `pipeline.analysis.selection.select_high_units`."""
+    """The units of a choice that are worth an experiment; see `pipeline.analysis.selection.select_high_units`.
+
+    Examples
+    --------
+    From all units of some data to those whose MEIs are wanted, of the best CNN and the best linear model:
+
+    >>> target = TargetDataset.fill(data, "all", {})  # doctest: +SKIP
+    >>> OracleRankedUnit.populate(target)  # doctest: +SKIP
+    >>> group = ModelGroup.fill(target)  # doctest: +SKIP
+    >>> rule = config.UnitSelectionConfig.HighUnits.fill()[0]  # doctest: +SKIP
+    >>> HighUnitSelection.populate(group, rule)  # doctest: +SKIP
+    >>> best = HighUnitSelection.Unit & group & rule & "hu_rank < 150"  # doctest: +SKIP
+    >>> TargetDataset.fill(data, "high", best)  # doctest: +SKIP
+    >>> for part in (ModelGroup.CNNModel, ModelGroup.LinearModel):  # doctest: +SKIP
+    ...     TargetModel.insert((part & group).to_dicts(), ignore_extra_fields=True, skip_duplicates=True)
+    """
 
     definition = f"""
     # Reliable units that both models predict well, the best first
@@ -344,6 +386,19 @@ def _beside(units: pd.DataFrame, query: Any, columns: Sequence[str], prefix: str
     shared = [name for name in query.primary_key if name in units]
     more = pd.DataFrame(query.to_dicts(), columns=[*shared, *columns]).astype(dict.fromkeys(columns, float))
     return units.merge(more.rename(columns={name: prefix + name for name in columns}), how="left", on=shared)
+
+
+def _unit_scores(target: Key, models: Mapping[str, Any], tier: str) -> pd.DataFrame:
+    """Return `ModelGroup.unit_scores` of some models, queries of one model each, by what stands before the measures."""
+    units = pd.DataFrame((TargetDataset.Unit & target).to_dicts(order_by="KEY"))
+    units = _beside(units, dataset.Oracle.Unit & target, ["oracle_correlation"])
+    units = _beside(units, OracleRankedUnit.Unit & target, ["oracle_rank", "oracle_share"])
+    scans = (recording.Scan & (dataset.MultiDataset.Member & target).proj()).proj()
+    units = _beside(units, recording.UnitPosition & scans, ["unit_x", "unit_y", "unit_z"])
+    for prefix, chosen in models.items():
+        scores = model.Model.UnitScore & chosen.proj() & {"score_tier": tier}
+        units = _beside(units, scores, list(MEASURES), prefix)
+    return units.astype({"oracle_rank": "Int64"})  # NaN beside numbers made them floats
 
 
 def _best_model(group: Key, restriction: Any, linear: bool) -> Key:

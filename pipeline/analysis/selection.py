@@ -177,13 +177,14 @@ def _reaches(values: np.ndarray, percentile: float) -> np.ndarray:
 
 
 def _apart(units: np.ndarray, candidates: Candidates, distance: float) -> np.ndarray:
-    kept: list[int] = []
-    for unit in units:
-        others = np.array([other for other in kept if candidates.scan[other] == candidates.scan[unit]], int)
-        steps = candidates.position[others] - candidates.position[unit]
-        if (np.linalg.norm(steps, axis=1) >= distance).all():
-            kept.append(int(unit))
-    return np.array(kept, int)
+    places, scans = candidates.position[units], candidates.scan[units]
+    kept = np.ones(len(units), bool)
+    for better in range(len(units)):
+        if kept[better]:
+            near = np.linalg.norm(places - places[better], axis=1) < distance
+            near[: better + 1] = False
+            kept &= ~(near & (scans == scans[better]))
+    return units[kept]
 
 
 def is_linear(network: Network) -> bool:

@@ -95,6 +95,17 @@ def test_chosen_units_know_their_area_and_layer(target: Key) -> None:
     assert len(TargetDataset.Unit & target & {"brain_area": "LP"}) == 1
 
 
+def test_units_that_the_data_leave_out_cannot_be_chosen(data: Key) -> None:
+    from schemas import config
+    from schemas.selection import TargetDataset
+
+    (clips,) = config.DataConfig.MovieClips.fill(clip_frames=40, brain_area="LP")
+    key = TargetDataset.fill({**data, **clips}, "all of them", {})
+    assert list((TargetDataset.Unit & key).to_arrays("unit_id")) == [4]
+    with pytest.raises(DatasetError, match=r"no unit of group .* and its data matches the choice 'another'"):
+        TargetDataset.fill({**data, **clips}, "another", {"unit_id": 2})
+
+
 def test_units_are_ranked_by_their_oracle(compared: Key) -> None:
     from schemas import dataset
     from schemas.selection import OracleRankedUnit
@@ -164,7 +175,7 @@ def test_restrictions_say_which_models_count(target: Key) -> None:
 
 def test_scores_stand_beside_ranks_and_places(compared: Key) -> None:
     from schemas import model
-    from schemas.selection import ModelGroup
+    from schemas.selection import ModelGroup, OracleRankedUnit
 
     frame = ModelGroup.unit_scores(compared).set_index("unit_id")
     assert frame.index.tolist() == list(PLACES)
@@ -177,6 +188,11 @@ def test_scores_stand_beside_ranks_and_places(compared: Key) -> None:
             for measure in ("single_trial_correlation", "fraction_oracle", "feve"):
                 found, expected = frame.loc[score["unit_id"], f"{name}_{measure}"], score[measure]
                 assert np.isnan(found) if expected is None else found == expected
+        alone = OracleRankedUnit.unit_scores({**compared, **row}).set_index("unit_id")
+        assert alone["feve"].equals(frame[f"{name}_feve"].rename("feve"))
+        assert alone["oracle_rank"].equals(frame["oracle_rank"])
+    with pytest.raises(ConfigurationError, match="1 choices of ranked units and 12 models"):
+        OracleRankedUnit.unit_scores(compared)
     other = ModelGroup.unit_scores(compared, "validation")
     assert other["cnn_single_trial_correlation"].tolist() != frame["cnn_single_trial_correlation"].tolist()
 
@@ -232,12 +248,15 @@ def test_the_field_of_view_is_taken_where_it_is_known(compared: Key, rules: dict
 
 
 def test_the_selected_units_become_a_choice(compared: Key, rules: dict[str, Key]) -> None:
-    from schemas.selection import HighUnitSelection, TargetDataset
+    from schemas.selection import HighUnitSelection, ModelGroup, TargetDataset, TargetModel
 
     HighUnitSelection.populate(compared, rules["everyone"])
     best_three = HighUnitSelection.Unit & compared & rules["everyone"] & "hu_rank < 3"
     key = TargetDataset.fill(compared, "high", best_three)
     assert set((TargetDataset.Unit & key).to_arrays("unit_id")) == set(best_three.to_arrays("unit_id"))
+    for part in (ModelGroup.CNNModel, ModelGroup.LinearModel):
+        TargetModel.insert((part & compared).to_dicts(), ignore_extra_fields=True, skip_duplicates=True)
+    assert len(TargetModel & compared) == 2
 
 
 def test_positions_that_are_missing_are_named(models: Key, compared: Key, recorded: Key) -> None:
