@@ -54,6 +54,14 @@ def test_similar_rows_come_together_and_zeros_last():
     assert sorted(order) == list(range(6))
 
 
+def test_thousands_of_rows_are_ordered_while_one_waits():
+    rng = np.random.default_rng(4)
+    group = rng.integers(0, 8, 3000)
+    rows = rng.normal(size=(8, 32))[group] + 0.1 * rng.normal(size=(3000, 32))
+    ordered = group[similarity_order(rows)]
+    assert np.count_nonzero(np.diff(ordered)) == 7
+
+
 def test_feature_weights_are_permuted_not_changed_and_symmetric_in_colour():
     rng = np.random.default_rng(3)
     matrix = rng.normal(size=(7, 5))
