@@ -6,9 +6,10 @@ import typer
 
 from benchmarks.ingest import ingest_both
 from benchmarks.loading import loading
+from benchmarks.mei import mei
 from benchmarks.training import training
 
-BENCHMARKS = {"loading": loading, "ingest": ingest_both, "training": training}
+BENCHMARKS = {"loading": loading, "ingest": ingest_both, "training": training, "mei": mei}
 """By name: a function whose parameters are the options of its command and whose docstring is its help."""
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, add_completion=False)
