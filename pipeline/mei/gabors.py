@@ -174,6 +174,7 @@ class _Screen:
     ) -> None:
         self._respond, self._shape, self._mean = respond, shape, mean
         self._contrast = torch.as_tensor(contrast, dtype=dtype)
+        self.size = shape[-2:]
 
     def images(self, gabors: Gabors, contrast: Tensor | float) -> Tensor:
         height, width = self._shape[-2:]
@@ -283,8 +284,16 @@ def _ascend(
     low, span = torch.tensor([[limits[n][0], limits[n][1] - limits[n][0]] for n in NAMES[2:]], dtype=start.dtype).T
     turn = torch.tensor([180.0, 360.0], dtype=start.dtype)
 
-    def parameters(free: Tensor) -> Tensor:
-        return torch.cat([free[:, :2] * turn, low + span * torch.sigmoid(4 * free[:, 2:])], dim=1)
+    # The envelope moves over stripes that stay: were phase that of the envelope's middle, a Gabor beside the best one,
+    # with its stripes in the right place, could only reach it through worse ones.
+    anchor, size = start[:, 4:], torch.tensor(screen.size, dtype=start.dtype)
+
+    def parameters(free: Tensor, part: slice) -> Tensor:
+        angle, phase = (free[:, :2] * turn).T
+        wavelength, sigma, *shift = (low + span * torch.sigmoid(4 * free[:, 2:])).T
+        down, right = ((torch.stack(shift, dim=1) - anchor[part]) * size).T
+        moved = down * angle.deg2rad().cos() + right * angle.deg2rad().sin()
+        return torch.stack([angle, phase + 360 * moved / wavelength, wavelength, sigma, *shift], dim=1)
 
     inside = ((start[:, 2:] - low) / span).clamp(0.02, 0.98)  # at a limit, the sigmoid has no slope
     free = torch.cat([start[:, :2] / turn, torch.logit(inside) / 4], dim=1).requires_grad_(True)
@@ -294,7 +303,7 @@ def _ascend(
         gradient = torch.zeros_like(free)
         for part in parts(len(owners)):
             some = free.detach()[part].requires_grad_(True)
-            shown = parameters(some)
+            shown = parameters(some, part)
             reached = screen.own(Gabors(*shown.T), owners[part])
             (gradient[part],) = torch.autograd.grad(reached.sum(), some)
             reached = reached.detach().to(highest)
