@@ -16,7 +16,7 @@ from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.functions import named, own_randomness
 from pipeline.mei.conditions import Conditions
-from pipeline.mei.objectives import OneUnit
+from pipeline.mei.objectives import Objective, OneUnit
 from pipeline.mei.optimizer import Optimised, optimise
 from pipeline.mei.recipes import recipe_of
 from pipeline.mei.settings import Function, Movie
@@ -94,6 +94,39 @@ def find_meis(
         return _by_ascent(conditions, units, settings, on_step)
 
 
+def find_stimuli(
+    conditions: Conditions,
+    settings: Configuration,
+    objective: Objective,
+    count: int,
+    on_step: Callable[[], None] | None = None,
+) -> Optimised:
+    """Find stimuli for any objective, such as those of `pipeline.mei.objectives`, by the recipe of a kind.
+
+    Parameters
+    ----------
+    conditions : Conditions
+        The model and the scan, and what it is told of eye and behaviour; those of ``settings`` are not used.
+    settings : Configuration
+        A kind that has a recipe. Its ``starts`` are not used.
+    objective : Objective
+        Of so many stimuli.
+    count : int
+        Stimuli, each from noise of its own. They are optimised in one pass.
+    on_step : callable, optional
+        Called after each step.
+
+    Returns
+    -------
+    Optimised
+        Stimuli in z-scores; `Conditions.to_grey` makes grey values of them.
+    """
+    recipe = recipe_of(settings, conditions)
+    start = recipe.start(conditions.shape(*_length(settings)), count).to(conditions.device)
+    with frozen(conditions.encoder):
+        return optimise(objective, recipe, start, on_step)
+
+
 @contextmanager
 def frozen(encoder: EncodingModel) -> Iterator[None]:
     """Tell PyTorch that no gradients for weights are wanted, which would cost as much as those for stimuli."""
@@ -112,7 +145,7 @@ def _by_ascent(
 ) -> MEIs:
     """Optimise by the recipe of the kind."""
     recipe, starts = recipe_of(settings, conditions), _starts(settings)
-    shape = conditions.shape(*(_length(settings)))
+    shape = conditions.shape(*_length(settings))
     start = recipe.start(shape, starts).to(conditions.device)
     found = []
     for part in _parts(len(units), starts):

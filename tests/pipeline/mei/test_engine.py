@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pipeline.configuration import Configuration
 from pipeline.errors import ConfigurationError
-from pipeline.mei.engine import find_meis, steps_at_most
+from pipeline.mei.conditions import Conditions
+from pipeline.mei.engine import find_meis, find_stimuli, steps_at_most
+from pipeline.mei.objectives import Diverse, OneUnit, contrast_of_groups, least_exciting
 from pipeline.mei.optimizer import Recipe, optimise
 from pipeline.mei.settings import Frequency, Function, Modern, Movie, Staticnet
 from pipeline.mei.smoothing import Linear
@@ -295,6 +297,30 @@ def test_adaptive_steps_find_the_peak_on_the_sphere() -> None:
     found = optimise(objective, recipe, torch.randn(5, 1, 1, 3, 4))
     largest = float(torch.linalg.eigvalsh(matrix)[-1]) * 4
     torch.testing.assert_close(found.value, torch.full((5,), largest), rtol=1e-3, atol=0)
+
+
+def test_diverse_images_of_one_unit() -> None:
+    """At an angle t to the filter, norm cos(t) - weight cos(2 t) is largest where cos(t) = norm / (4 weight)."""
+    conditions = Conditions(simulated(), "a", SCAN)
+    settings = Modern(norm=2.0, start_contrast=0.5, min_rise=1e-6)
+    objective = Diverse(OneUnit(conditions, [1, 1, 3, 3]), 2, weight=1.0, metric="cosine")
+    found = find_stimuli(conditions, settings, objective, 4)
+    images = found.stimuli.flatten(1)
+    filters = torch.tensor(gabors()[[1, 1, 3, 3]]).flatten(1).float()
+    torch.testing.assert_close((images * filters).sum(dim=1), torch.full((4,), 2 * 0.5), atol=0.05, rtol=0)
+    torch.testing.assert_close(found.value, torch.full((4,), 1 + 2 * 0.5 + 0.5), atol=0.01, rtol=0)
+    assert (found.best_iteration[::2] == found.best_iteration[1::2]).all()
+
+
+def test_any_objective_of_units() -> None:
+    """A linear contrast of two units: the difference of their filters. The least exciting image: minus the filter."""
+    conditions = Conditions(simulated(), "a", SCAN)
+    contrast = find_stimuli(conditions, MODERN, contrast_of_groups(conditions, [[0], [2, 3]], [[1], [0]]), 2)
+    filters = gabors()
+    wanted = np.stack([filters[0] - filters[1], filters[2:].mean(axis=0) - filters[0]])
+    assert correlations(contrast.stimuli.numpy(), wanted).min() > 0.95
+    least = find_stimuli(conditions, MODERN, least_exciting(conditions, [2]), 1)
+    assert correlations(least.stimuli.numpy(), -filters[[2]]).min() > 0.95
 
 
 def test_the_kind_of_the_movies_is_as_it_was() -> None:
