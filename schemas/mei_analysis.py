@@ -12,11 +12,11 @@ from typing import Any
 import datajoint as dj
 import numpy as np
 
+from pipeline.datasets.distinct import distinct_stimuli
 from pipeline.mei.contrast import contrast_curves, natural_responses
 from pipeline.mei.gabors import NAMES as GABOR_PARAMETERS
 from pipeline.mei.gabors import optimal_gabors
 from pipeline.mei.masks import fit_gaussians, tight_masks
-from pipeline.mei.natural import natural_set
 from schemas import config, dataset, model, stimulus
 from schemas.connection import schema as open_schema
 from schemas.found_meis import ScanMEIs, found_meis
@@ -259,7 +259,7 @@ class BestNaturalStimulus(_OfUnits, dj.Computed):
 
     def measure(self, scan: ScanMEIs, settings: Any, key: Key) -> list[Key]:
         """Show every stimulus once to all units."""
-        natural = natural_set(dataset.get_dataloaders(key), scan.data_key, settings.tiers)
+        natural = distinct_stimuli(dataset.get_dataloaders(key), scan.data_key, settings.tiers)
         found = natural_responses(natural.inputs(), scan.respond.of_inputs, len(scan.rows))
         ratio = found.mei_ratio(scan.activation)
         return [
@@ -323,7 +323,9 @@ class OptimalGabor(_OfUnits, dj.Computed):
         mean = scan.info.input_mean if settings.mean is None else settings.mean
         if not len(usable):
             return []
-        found = optimal_gabors(scan.respond.only(usable.tolist()), scan.stimuli.shape[1:], contrast[usable], mean, settings)
+        found = optimal_gabors(
+            scan.respond.only(usable.tolist()), scan.stimuli.shape[1:], contrast[usable], mean, settings
+        )
         activation = scan.activation[usable]
         ratio = np.divide(found.activation, activation, out=np.full(len(usable), np.nan), where=activation > 0)
         parameters = {f"best_{name}": getattr(found.gabors, name).tolist() for name in GABOR_PARAMETERS}

@@ -13,8 +13,8 @@ import datajoint as dj
 import numpy as np
 import pandas as pd
 
+from pipeline.datasets.distinct import distinct_stimuli
 from pipeline.errors import ConfigurationError, DatasetError
-from pipeline.mei.natural import natural_set
 from pipeline.mei.transplant import (
     TransplantResponses,
     cross_activations,
@@ -96,7 +96,7 @@ class TransplantedMEI(dj.Computed):
         for scan in found_meis(key):
             rows = [{**row, "mask_hash": key["mask_hash"]} for row in scan.rows]
             masks = np.stack([np.asarray((TightMEIMask.Unit & row).fetch1("tight_mask")) for row in rows])
-            natural = natural_set(loaders, scan.data_key, (settings.background_tier,))
+            natural = distinct_stimuli(loaders, scan.data_key, (settings.background_tier,))
             names, backgrounds = natural.draw(settings.backgrounds, scan.stimuli.shape[2], settings.background_seed)
             found.append((scan, names, transplant_responses(scan.stimuli, masks, backgrounds, scan.respond, settings)))
         return found, time.perf_counter() - started

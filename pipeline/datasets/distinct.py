@@ -1,4 +1,4 @@
-"""The stimuli of the data, each once, to compare MEIs with or to put them on."""
+"""The distinct stimuli of one scan, each once: to compare others with them or to lay others over them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import DatasetError
 
 
 @dataclass(frozen=True)
-class NaturalSet:
+class DistinctStimuli:
     """Distinct stimuli of one scan; read from disk when they are asked for.
 
     Attributes
@@ -67,7 +67,7 @@ class NaturalSet:
                 pixels = np.repeat(pixels[:, :, None], frames, axis=2)
             if pixels.shape[2] < frames:
                 raise DatasetError(
-                    f"stimulus {names[len(drawn)][:12]} has {pixels.shape[2]} frames, an MEI of {frames} needs more: "
+                    f"stimulus {names[len(drawn)][:12]} has {pixels.shape[2]} frames, but {frames} are wanted: "
                     "draw from another tier"
                 )
             drawn += list(pixels[:, :, pixels.shape[2] - frames :])
@@ -75,7 +75,7 @@ class NaturalSet:
         return names, np.clip(grey, 0, 255).astype(np.float32)
 
 
-def natural_set(loaders: ScanLoaders, data_key: str, tiers: Sequence[str]) -> NaturalSet:
+def distinct_stimuli(loaders: ScanLoaders, data_key: str, tiers: Sequence[str]) -> DistinctStimuli:
     """Collect the distinct stimuli of one scan.
 
     Parameters
@@ -100,4 +100,4 @@ def natural_set(loaders: ScanLoaders, data_key: str, tiers: Sequence[str]) -> Na
                 first.setdefault(name, row)
     if scan is None or not first:
         raise DatasetError(f"{data_key!r} has no stimuli of its own in the tiers {', '.join(tiers)}: name another tier")
-    return NaturalSet(scan, tuple(first.values()), tuple(first))
+    return DistinctStimuli(scan, tuple(first.values()), tuple(first))
