@@ -24,6 +24,7 @@ from pipeline.figures.traces import predicted_and_recorded
 from pipeline.figures.training import learning_curves
 from pipeline.provenance import provenance
 from pipeline.simulation import GroundTruth
+from populate.field_sections import field_sections
 from populate.report_page import Illustration, Section, render_report
 from populate.results import (
     MEIResults,
@@ -65,6 +66,7 @@ def write_report(
     sections = [_models_section(key)]
     for scan in results:
         sections += _scan_sections(scan, responses_to_one_movie(encoder, loaders, scan), truth)
+        sections += field_sections(scan)
         sections += _mei_sections(scan, truth)
     sections.append(_schema_section(queries))
     page = render_report("Geniculate report", _subtitle(results), _facts(results[0]), sections)
