@@ -32,8 +32,10 @@ Key = dict[str, Any]
 class _OfUnits:
     """A table with a row for each MEI and configuration of one kind, and a part with a row for each unit."""
 
-    configured: Any
-    """The part of `config.MaskConfig` or `config.MEIAnalysisConfig` with the kind."""
+    kind: str
+    """Of the configuration: the name of a part of its table."""
+    configurations: str
+    """Name of that table in `schemas.config`; no class, of which DataJoint would make a part of this table."""
     prefix: str
     """Of the columns of provenance."""
 
@@ -43,11 +45,11 @@ class _OfUnits:
     @property
     def key_source(self) -> dj.expression.QueryExpression:
         """Every MEI with every configuration of the kind."""
-        return MEI.proj() * self.configured.proj()
+        return MEI.proj() * getattr(self._configurations(), self.kind).proj()
 
     def make_fetch(self, key: Key) -> tuple[Any, ...]:
         """Fetch where the weights are, and the configuration."""
-        return (model.Model & key).fetch1("model_weights").path, self.configured.master.load(key)
+        return (model.Model & key).fetch1("model_weights").path, self._configurations().load(key)
 
     def make_compute(self, key: Key, weights_path: str, settings: Any) -> tuple[Any, ...]:
         """Measure all units of one scan after the other."""
@@ -59,6 +61,9 @@ class _OfUnits:
         """Insert the row and its units."""
         self.insert1({**key, **provenance_row(self.prefix, seconds)})
         self.Unit.insert({**key, **row} for row in rows)
+
+    def _configurations(self) -> Any:
+        return getattr(config, self.configurations)
 
     def measure(self, scan: ScanMEIs, settings: Any, key: Key) -> list[Key]:
         """Return the rows of a scan's units."""
@@ -72,7 +77,7 @@ class TightMEIMask(_OfUnits, dj.Computed):
     Wanted by ``config.MaskConfig.TightMask.fill()``.
     """
 
-    configured, prefix = config.MaskConfig.TightMask, "tight_mask"
+    configurations, kind, prefix = "MaskConfig", "TightMask", "tight_mask"
 
     definition = f"""
     # Tight masks of most exciting inputs
@@ -118,7 +123,7 @@ class GaussianMaskFit(_OfUnits, dj.Computed):
     Wanted by ``config.MaskConfig.GaussianMask.fill()``.
     """
 
-    configured, prefix = config.MaskConfig.GaussianMask, "gaussian_fit"
+    configurations, kind, prefix = "MaskConfig", "GaussianMask", "gaussian_fit"
 
     definition = f"""
     # Gaussian fits of most exciting inputs
@@ -170,7 +175,7 @@ class MEIContrast(_OfUnits, dj.Computed):
     Wanted by ``config.MEIAnalysisConfig.ContrastTuning.fill()``.
     """
 
-    configured, prefix = config.MEIAnalysisConfig.ContrastTuning, "contrast_tuning"
+    configurations, kind, prefix = "MEIAnalysisConfig", "ContrastTuning", "contrast_tuning"
 
     definition = f"""
     # Responses to most exciting inputs at rising contrast
@@ -226,7 +231,7 @@ class BestNaturalStimulus(_OfUnits, dj.Computed):
     the stimuli of such data have no names.
     """
 
-    configured, prefix = config.MEIAnalysisConfig.NaturalStimuli, "natural"
+    configurations, kind, prefix = "MEIAnalysisConfig", "NaturalStimuli", "natural"
 
     definition = f"""
     # Stimuli of the data that drive units best
@@ -284,7 +289,7 @@ class OptimalGabor(_OfUnits, dj.Computed):
     share unless their contrast is that of their MEI. Then units whose MEI is flat are left out.
     """
 
-    configured, prefix = config.MEIAnalysisConfig.GaborSearch, "gabor_search"
+    configurations, kind, prefix = "MEIAnalysisConfig", "GaborSearch", "gabor_search"
 
     definition = f"""
     # Gabors that drive units best

@@ -230,3 +230,13 @@ def test_every_mei_is_shown_to_every_unit(key: Key, asked: Model) -> None:
     assert not np.allclose(MEIConfusion.matrix({**key, **equal}), expected, rtol=1e-4)
     with pytest.raises(ConfigurationError, match="2 matrices"):
         MEIConfusion.matrix(key)
+
+
+def test_configurations_stay_parts_of_their_own_tables() -> None:
+    from populate.schema_map import tables
+    from schemas import config
+
+    assert config.MaskConfig.TightMask.master is config.MaskConfig
+    assert config.MEIAnalysisConfig.GaborSearch.master is config.MEIAnalysisConfig
+    parts = [name for name, (schema, _) in tables().items() if schema in ("mei_analysis", "mei_exchange")]
+    assert {name.split(".")[1] for name in parts if "." in name} == {"Unit", "Background"}
