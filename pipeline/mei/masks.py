@@ -104,7 +104,6 @@ class GaussianFit:
         distance = np.einsum("...hwi,...ij,...hwj->...hw", offset, precision, offset)
         return np.where(usable[..., None, None], np.exp(-distance / 4 * exponent), np.nan)
 
-
     def moments(self) -> np.ndarray:
         """Return x, y, variance along x, variance along y and covariance, (..., 5)."""
         variances = self.covariance[..., [0, 1, 0], [0, 1, 1]]
