@@ -28,7 +28,11 @@ Key = dict[str, Any]
 
 @schema
 class TuningSelection(dj.Manual):
-    """Tuning that is wanted: `UnitTuning.populate` measures this and no other."""
+    """Tuning that is wanted: `UnitTuning.populate` measures this and no other.
+
+    Gabors, spots and rings are shown where a unit's receptive field is, and in the middle of the screen if it has none:
+    fields at grey may miss complex cells, fields over stimuli find them.
+    """
 
     definition = """
     # Tuning that is wanted; stimuli are shown where the receptive fields are

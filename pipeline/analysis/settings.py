@@ -25,7 +25,10 @@ class AtGrey(Configuration):
 
 @dataclass(frozen=True)
 class OverStimuli(AtGrey):
-    """The gradient averaged over stimuli of the training tier."""
+    """The gradient averaged over stimuli of the training tier.
+
+    Unlike that at grey it shows where complex cells look. It takes as many passes as there are units times stimuli.
+    """
 
     stimuli: int = setting(100, "images, or clips of movies, to average over at most", ge=1)
 

@@ -115,3 +115,60 @@ def test_tuning_is_measured_where_the_fields_are(field: Key) -> None:
         assert found == pytest.approx(getattr(expected, name), nan_ok=True, abs=1e-3)
     assert len(UnitTuning.Size & field) == len(UnitTuning.Surround & field) == len(UnitTuning.Plaid & field) == 6
     assert np.asarray((UnitTuning.ScanCurves & field & stimuli[1]).fetch1("drive")).shape == (6, 3)
+
+
+@pytest.fixture(scope="module")
+def still(stored_images: Key) -> Key:
+    """A tiny model of the still images, whose screen has no known size."""
+    from pipeline.models import FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter, Stacked2d
+    from schemas import config, dataset
+    from schemas.model import Model, ModelSelection
+
+    core = Stacked2d(hidden_channels=2, layers=1, input_kern=5)
+    key = {
+        **dataset.MultiDataset.fill(stored_images),
+        **config.DataConfig.CorrectedAreaLayer.fill(brain_area="V1", layer="L2/3")[0],
+        **config.NetworkConfig.add(Network(core, NoRecurrence(), FullGaussian2d(), NoShifter(), NoModulator())),
+        **config.TrainConfig.Default.fill(max_epochs=1, batch_size=8)[0],
+        "seed": 1215,
+    }
+    ModelSelection.fill(key)
+    Model.populate(key)
+    return key
+
+
+def test_images_have_one_lag_whatever_the_settings(still: Key) -> None:
+    from schemas import config
+    from schemas.receptive_field import (
+        GradientFieldSelection,
+        GradientReceptiveField,
+        SpikeTriggeredAverage,
+        TriggeredAverageSelection,
+    )
+
+    fields = config.FieldConfig.OverStimuli.fill(stimuli=7)
+    GradientFieldSelection.fill(fields, still)
+    GradientReceptiveField.populate({**still, **fields[0]})
+    averages = config.TriggeredConfig.Triggered.fill(permutations=4)
+    assert TriggeredAverageSelection.fill(averages, {name: still[name] for name in ("group_id", "data_hash")}) == 1
+    SpikeTriggeredAverage.populate(averages)
+    kept = (GradientReceptiveField.ScanFields & still & fields[0]).fetch1()
+    assert np.asarray(kept["fields"]).shape == (4, 1, 1, 18, 32) and kept["field_stimuli"] == 7
+    average = (SpikeTriggeredAverage.ScanFields & averages & {"group_id": still["group_id"]}).fetch1()
+    assert np.asarray(average["fields_z"]).shape == (4, 1, 1, 18, 32)
+    separability = (GradientReceptiveField.Unit & still & fields[0]).to_arrays("separability")
+    assert np.asarray(separability, float) == pytest.approx(1)
+
+
+def test_without_a_screen_nothing_is_shown_in_degrees(still: Key) -> None:
+    from pipeline.errors import ConfigurationError
+    from schemas import config
+    from schemas.receptive_field import GradientFieldSelection, GradientReceptiveField
+    from schemas.tuning import TuningSelection, UnitTuning
+
+    fields = config.FieldConfig.AtGrey.fill()
+    GradientFieldSelection.fill(fields, still)
+    GradientReceptiveField.populate({**still, **fields[0]})
+    TuningSelection.fill(config.TuningConfig.Gratings.fill(directions=4), {**still, **fields[0]})
+    with pytest.raises(ConfigurationError, match="size of the screen is not known"):
+        UnitTuning.populate(still)

@@ -61,7 +61,7 @@ def blocks(fields: np.ndarray) -> np.ndarray:
 def test_simulated_neurons_have_the_field_that_they_were_given(simulated):
     fields, movies, counts = simulated
     scan = scan_of(6, HEIGHT, WIDTH, frame_rate=60.0, clip_frames=100)
-    found = triggered_average([movie_batch(movies, counts)], scan, lags=15, permutations=10)
+    found = triggered_average([movie_batch(movies, counts)], scan, lags=15, permutations=4)
     assert found.fields.shape == found.z.shape == (6, 1, 15, HEIGHT, WIDTH)
     assert found.samples == 4 * (2500 - 14)
     truth = separate(np.stack([blocks(field.strf) for field in fields])[:, None])
@@ -69,8 +69,8 @@ def test_simulated_neurons_have_the_field_that_they_were_given(simulated):
     for unit in range(6):
         assert np.corrcoef(seen.spatial[unit].ravel(), truth.spatial[unit].ravel())[0, 1] > 0.9
         assert np.corrcoef(seen.temporal[unit].ravel(), truth.temporal[unit].ravel())[0, 1] > 0.9
-    assert (found.peak_z > 10).all()
-    np.testing.assert_allclose(found.peak_p, 1 / 11)
+    assert (found.peak_z > 5).all()
+    np.testing.assert_allclose(found.peak_p, 1 / 5)
 
 
 def test_of_shuffled_responses_z_is_standard_normal(simulated):
