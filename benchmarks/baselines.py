@@ -7,14 +7,14 @@ the Sensorium 2023 code. What that order needs and 0.3 lacks is written here as 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SubsetRandomSampler
 
 from pipeline.legacy import neuralpredictors_module
 
@@ -97,15 +97,33 @@ def filetree_images(path: Path, batch_size: int, cache: bool) -> DataLoader:
     return _training_loader(data, data.trial_info.tiers, batch_size)
 
 
-def filetree_tiers(path: Path, batch_size: int) -> dict[str, DataLoader]:
-    """Return neuralpredictors' cached loaders of static images without behaviour: training shuffled, validation not."""
+class SeededOrder(Sampler[int]):
+    """Trials in another order in each epoch, which is that of our loaders of still images with the same seed."""
+
+    def __init__(self, trials: np.ndarray, seed: int) -> None:
+        self.trials, self.seed, self.epoch = trials, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.trials)
+        self.epoch += 1
+        return iter(order.tolist())
+
+
+def filetree_tiers(path: Path, batch_size: int, seed: int) -> dict[str, DataLoader]:
+    """Return neuralpredictors' cached loaders of static images without behaviour; those of training in `SeededOrder`.
+
+    They draw no global random numbers.
+    """
     data = datasets.FileTreeDataset(str(path), "images", "responses")
     data.transforms = [transforms.NeuroNormalizer(data), transforms.ToTensor()]
-    tiers = data.trial_info.tiers.astype(str)
-    validation = samplers.SubsetSequentialSampler(np.flatnonzero(tiers == "validation").tolist())
+    train, validation = (np.flatnonzero(data.trial_info.tiers.astype(str) == of) for of in ("train", "validation"))
+    in_order = {"train": SeededOrder(train, seed), "validation": samplers.SubsetSequentialSampler(validation.tolist())}
     return {
-        "train": _training_loader(data, tiers, batch_size),
-        "validation": DataLoader(data, sampler=validation, batch_size=batch_size),
+        tier: DataLoader(data, sampler=sampler, batch_size=batch_size, generator=torch.Generator())
+        for tier, sampler in in_order.items()
     }
 
 

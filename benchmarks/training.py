@@ -208,6 +208,6 @@ def _targets(figures: Mapping[str, float]) -> list[Target]:
         *[Target(f"{name}_largest_difference_of_losses", at_most=1e-3) for name in FULL],
         *[Target(f"{name}_growth_mib", at_most=16) for name in FULL],
         Target("whole_ratio_plain", at_least=2),
-        Target("whole_difference_at_start", at_most=1e-4),
+        *[Target(f"whole_difference_{when}", at_most=1e-3) for when in ("at_start", "after_epoch_1")],
     ]
     return [target for target in targets if target.figure in figures]

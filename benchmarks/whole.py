@@ -174,13 +174,13 @@ def train_ours(stored: Path, sizes: Sizes, device: str, on_epoch: OnEpoch) -> fl
 def train_plain(tree: Path, sizes: Sizes, device: str, on_epoch: OnEpoch) -> float:
     """Train by neuralpredictors' modules, cached FileTree and early stopping; return the correlation before training.
 
-    The loop is that of the Sensorium trainers. Loss, its scale and all settings are those of ours.
+    The loop is that of the Sensorium trainers. Loss, its scale and all settings are those of ours. So are the order of
+    the images and the random numbers of the readout, without which courses differ by luck.
     """
     from benchmarks import baselines
 
     keep_freed_memory()  # as ours: the usual loop has no such thing
-    torch.manual_seed(SEED)
-    loaders = baselines.filetree_tiers(tree, sizes.task.batch)
+    loaders = baselines.filetree_tiers(tree, sizes.task.batch, sizes.settings.order_seed)
     mean, std = (np.load(tree / "meta" / "statistics" / "responses" / "all" / f"{of}.npy") for of in ("mean", "std"))
     network: Any = plain_network(sizes.task, sizes.encoder((mean / std).tolist())).to(device).train()
     settings, scale = sizes.settings, math.sqrt(len(loaders["train"]))
@@ -198,6 +198,7 @@ def train_plain(tree: Path, sizes: Sizes, device: str, on_epoch: OnEpoch) -> flo
 
     for _ in _early_stopping(network, evaluate, optimizer, settings):
         epochs += 1
+        torch.manual_seed(int(np.random.SeedSequence((SEED, epochs)).generate_state(1)[0]))  # as `Member.random`
         for images, responses in loaders["train"]:
             images, responses = images.to(device), responses.to(device)
             optimizer.zero_grad()
@@ -329,7 +330,8 @@ def figures_of(courses: Mapping[str, Course], ingest: float) -> dict[str, float]
     figures["ratio_with_ingest_plain"] = plain / (ours + ingest)
     figures["cpu_ratio_plain"] = figures["cpu_seconds_to_level_plain"] / figures["cpu_seconds_to_level"]
     figures["epoch_ratio_plain"] = figures["epoch_seconds_plain"] / figures["epoch_seconds"]
-    figures["difference_at_start"] = abs(figures["initial_correlation"] - figures["initial_correlation_plain"])
+    for when, figure in (("at_start", "initial_correlation"), ("after_epoch_1", "after_epoch_1_correlation")):
+        figures[f"difference_{when}"] = abs(figures[figure] - figures[f"{figure}_plain"])
     return figures
 
 
