@@ -33,6 +33,9 @@ ITERATIONS = {"images": 100, "movies": 30}
 UNITS = {"full": (64, 4), "quick": (6, 2)}
 """Units whose stimuli are found by ours, and by the loop, which takes too long for all."""
 
+_DRIVE = 30.0
+"""Factor of the feature weights, by which responses rise to several times those to grey."""
+
 _IMPORTS = ("benchmarks.mei",)
 
 
@@ -71,9 +74,10 @@ class Case:
         with torch.no_grad():
             readout = encoder.readouts[DATA_KEY]
             readout.mu.copy_(torch.rand(readout.mu.shape, generator=random) * 1.8 - 0.9)
-            readout.features.normal_(generator=random)
+            # Untrained features hardly vary: what stimuli do must not be lost beside the response to grey.
+            readout.features.normal_(generator=random).mul_(_DRIVE)
             if readout.bias is not None:
-                readout.bias.fill_(1.0)
+                readout.bias.zero_()
         return encoder.eval().to(self.device)
 
     def chosen(self, count: int) -> list[int]:

@@ -72,7 +72,8 @@ def _(settings: Staticnet, conditions: Conditions) -> Recipe:
 
 @recipe_of.register
 def _(settings: Modern, conditions: Conditions) -> Recipe:
-    blur = GaussianBlur(Linear(settings.blur_start, settings.blur_end))
+    share = min(1.0, settings.blur_steps / settings.iterations)
+    blur = GaussianBlur(Linear(settings.blur_start, settings.blur_end, until=share))
     return _still(settings, conditions, Noise(settings.start_contrast, seed=settings.mei_seed), blur)
 
 

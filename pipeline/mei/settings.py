@@ -98,11 +98,12 @@ class Modern(_Still):
 
     A step starts from the best image so far, along the part of the gradient that is tangent to the sphere of the norm;
     it is longer after each rise and shorter after each miss. Blurring the gradient shapes the way, first and above all
-    low frequencies, but hardly the end: it narrows from step to step.
+    low frequencies, but hardly the end: it narrows within some steps.
     """
 
     blur_start: float = setting(1.5, "std of the Gaussian that blurs the first gradient; 0 for none", unit="px", ge=0)
-    blur_end: float = setting(0.0, "std of the Gaussian that would blur the last gradient", unit="px", ge=0)
+    blur_end: float = setting(0.0, "std of the Gaussian to which it narrows", unit="px", ge=0)
+    blur_steps: int = setting(50, "steps in which it narrows", ge=1)
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ Smoothing = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Linear:
-    """A value that changes linearly from the first step to the last."""
+    """A value that changes linearly from the first step to the last, or until a share of the steps is made."""
 
     first: float
     last: float
+    until: float = 1.0
 
     def at(self, progress: float) -> float:
         """Return the value; ``progress`` is 0 at the first step and 1 at the last."""
-        return self.first + (self.last - self.first) * progress
+        return self.first + (self.last - self.first) * min(progress / self.until, 1.0)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def test_blur_at_borders() -> None:
     torch.testing.assert_close(blurred[7, 10] / blurred[7, 10, 10], row)
     torch.testing.assert_close(blurred[:, 10, 10] / blurred[7, 10, 10], frames)
     assert GaussianBlur(Linear(1.0, 0.0))(point, 1.0) is point
+    assert [Linear(2.0, 1.0, until=0.5).at(progress) for progress in (0, 0.25, 0.5, 1)] == [2, 1.5, 1, 1]
 
 
 def test_powers_of_frequency() -> None:
