@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.figures.diagram import schema_diagram
-from pipeline.figures.meis import meis_beside_receptive_fields
 from pipeline.figures.readouts import (
     feature_weights,
     gaze_shifts,
@@ -25,21 +24,19 @@ from pipeline.figures.training import learning_curves
 from pipeline.provenance import provenance
 from pipeline.simulation import GroundTruth
 from populate.field_sections import field_sections
+from populate.mei_sections import mei_sections
 from populate.report_page import Illustration, Section, render_report
 from populate.results import (
-    MEIResults,
     Responses,
     ScanResults,
-    mei_results,
     responses_to_one_movie,
     scan_results,
     true_positions,
 )
 from populate.schema_map import schema_graph
-from schemas import config, dataset, mei, model, stimulus
+from schemas import dataset, model, stimulus
 from schemas.connection import server_description
 
-MEI_ROWS = 8
 MASKS = 18
 
 
@@ -67,7 +64,7 @@ def write_report(
     for scan in results:
         sections += _scan_sections(scan, responses_to_one_movie(encoder, loaders, scan), truth)
         sections += field_sections(scan)
-        sections += _mei_sections(scan, truth)
+        sections += mei_sections(scan, truth)
     sections.append(_schema_section(queries))
     page = render_report("Geniculate report", _subtitle(results), _facts(results[0]), sections)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,48 +263,6 @@ def _readouts_by_place(
 def _spread_out(count: int, shown: int) -> np.ndarray:
     """Return positions of at most so many of a number of units, evenly spaced from the first to the last."""
     return np.linspace(0, count - 1, min(shown, count)).round().astype(int)
-
-
-def _mei_sections(scan: ScanResults, truth: GroundTruth | None) -> list[Section]:
-    sections = []
-    for target in (mei.MEI & scan.key).keys():
-        found = mei_results(scan, target, truth)
-        if found is not None:
-            settings = config.MEIConfig.load(target)
-            sections.append(_mei_section(scan, target["target_name"], settings.kind(), found))
-    return sections
-
-
-def _mei_section(scan: ScanResults, name: str, kind: str, found: MEIResults) -> Section:
-    lags = found.movies.shape[1] if found.fields is None else min(found.movies.shape[1], found.fields.shape[1])
-    frame_ms = 1000 / (scan.info.frame_rate or 1)
-    # Strong and weak matches alike, in the order of the units.
-    rows = _spread_out(len(found.unit_ids), MEI_ROWS)
-    figure = meis_beside_receptive_fields(
-        found.movies[rows, -lags:],
-        None if found.fields is None else found.fields[rows, -lags:],
-        [found.unit_names[i] for i in rows],
-        None if found.correlations is None else found.correlations[rows],
-        lag_ms=np.arange(1 - lags, 1) * frame_ms,
-        degrees_per_pixel=scan.screen_deg[0] / scan.info.input_shape[2] if scan.screen_deg else 1.0,
-        grey=scan.info.input_mean,
-    )
-    text = f"The movie of fixed contrast that each unit of {name!r} is predicted to respond to most; method {kind!r}."
-    if found.correlations is not None:
-        good = int((found.correlations > 0.7).sum())
-        text += (
-            f" At the true receptive field's best lag, {good} of {len(found.unit_ids)} MEIs correlate with it above "
-            f"0.7; the median is {np.median(found.correlations):.2f}."
-        )
-    caption = "The strongest frame of each MEI, and the time course of its strongest pixel."
-    if found.fields is not None:
-        caption = "Each MEI and the true receptive field at the field's best lag, and their strongest pixels over time."
-    return Section(
-        "Most exciting inputs",
-        text,
-        (Illustration(figure, caption, "MEIs beside receptive fields"),),
-        code="from schemas import mei\n(mei.MEI.Unit & {'unit_id': 1}).to_arrays('mei_movie')",
-    )
 
 
 def _schema_section(queries: str | None) -> Section:

@@ -23,10 +23,17 @@ COLUMN_WIDTH = 980
 UNDEFINED = "\N{EN DASH}"
 
 
+@dataclass(frozen=True)
+class Animation:
+    """A picture that moves: the bytes of a GIF, shown at one CSS pixel for each of its own."""
+
+    gif: bytes
+
+
 class Illustration(NamedTuple):
     """A figure with its caption, and the words that stand for it where it cannot be seen."""
 
-    figure: Figure
+    figure: Figure | Animation
     caption: str
     alt: str
 
@@ -41,7 +48,7 @@ class Section:
         The heading.
     text : str
         Plain text; an empty line ends a paragraph.
-    figures : tuple of Illustration or (Figure, caption, alt)
+    figures : tuple of Illustration or (Figure or Animation, caption, alt)
         In order; they are numbered through the page.
     table : DataFrame or None
         Named index levels become its first columns. Numbers are shown with three significant digits.
@@ -51,7 +58,7 @@ class Section:
 
     title: str
     text: str = ""
-    figures: tuple[Illustration | tuple[Figure, str, str], ...] = ()
+    figures: tuple[Illustration | tuple[Figure | Animation, str, str], ...] = ()
     table: pd.DataFrame | None = None
     code: str | None = None
 
@@ -169,10 +176,18 @@ def _is_numeric(values: Sequence[object]) -> bool:
 
 def _picture(illustration: Illustration, number: int) -> _Picture:
     """Embed a figure at its size on paper: 96 CSS pixels an inch."""
+    if isinstance(illustration.figure, Animation):
+        return _moving(illustration.figure.gif, illustration, number)
     svg = svg_bytes(illustration.figure)
     if len(svg) <= SVG_LIMIT:
         source = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
     else:
         source = "data:image/png;base64," + base64.b64encode(png_bytes(illustration.figure, FIGURE_DPI)).decode()
     width, height = (round(96 * inches) for inches in illustration.figure.get_size_inches())
+    return _Picture(source, illustration.alt, illustration.caption, number, width, height)
+
+
+def _moving(gif: bytes, illustration: Illustration, number: int) -> _Picture:
+    width, height = (int.from_bytes(gif[at : at + 2], "little") for at in (6, 8))  # GIF's logical screen
+    source = "data:image/gif;base64," + base64.b64encode(gif).decode()
     return _Picture(source, illustration.alt, illustration.caption, number, width, height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.mei.comparison import best_lag, match_receptive_field
 from pipeline.models.base import EncodingModel
 from pipeline.simulation import GroundTruth
 from pipeline.training.prediction import predict
-from schemas import analysis, config, dataset, mei, model, recording
+from schemas import analysis, config, dataset, mei, model, receptive_field, recording
 
 Key = dict[str, Any]
 
@@ -110,25 +110,36 @@ class Responses:
 
 @dataclass(frozen=True)
 class MEIResults:
-    """Most exciting movies beside true receptive fields.
+    """Most exciting inputs beside receptive fields.
 
     Attributes
     ----------
     unit_ids : list of int
     unit_names : list of str
-    movies : ndarray
-        (unit, time, height, width) grey values.
+    stimuli : ndarray
+        (unit, channel, time, height, width) grey values; images have one frame.
+    activation : ndarray
+        (unit,) predicted response.
     fields : ndarray or None
-        (unit, lag, height, width), where the truth is known.
+        (unit, lag, height, width), true ones where the truth is known, else gradients of the model where there are any.
+    fields_name : str
+        What they are.
     correlations : ndarray or None
-        (unit,) of the MEI with the true receptive field at its best lag.
+        (unit,) of the MEI with the receptive field at its best lag.
     """
 
     unit_ids: list[int]
     unit_names: list[str]
-    movies: np.ndarray
+    stimuli: np.ndarray
+    activation: np.ndarray
     fields: np.ndarray | None
+    fields_name: str
     correlations: np.ndarray | None
+
+    @property
+    def movies(self) -> np.ndarray:
+        """First channel, (unit, time, height, width)."""
+        return self.stimuli[:, 0]
 
 
 def best_model(*restrictions: Any) -> Key:
@@ -247,17 +258,42 @@ def true_positions(results: ScanResults, truth: GroundTruth) -> np.ndarray | Non
 
 
 def mei_results(results: ScanResults, target: Mapping[str, Any], truth: GroundTruth | None) -> MEIResults | None:
-    """Fetch the MEIs of one model and choice of units, with the true receptive fields if they are known."""
+    """Fetch the MEIs of one model and choice of units, with receptive fields where there are any."""
     scan_key = {name: results.member[name] for name in recording.Scan().primary_key}
     rows = (mei.MEI.Unit & results.key & dict(target) & scan_key).to_dicts(order_by="unit_id")
     if not rows:
         return None
     ids = [row["unit_id"] for row in rows]
     names = dict(zip(results.info.unit_ids, results.unit_names, strict=True))
-    movies = np.stack([np.asarray(row["mei_movie"])[0] for row in rows])
-    fields = correlations = None
+    stimuli = np.stack([np.asarray(row["mei_movie"]) for row in rows])
     if truth is not None:
-        fields = np.stack([truth.strf[truth.unit_ids.index(unit)] for unit in ids])
-        pairs = zip(movies, fields, strict=True)
-        correlations = np.array([match_receptive_field(movie, field).correlation for movie, field in pairs])
-    return MEIResults(ids, [names[unit] for unit in ids], movies, fields, correlations)
+        fields_name = "True receptive field"
+        fields: np.ndarray | None = np.stack([truth.strf[truth.unit_ids.index(unit)] for unit in ids])
+    else:
+        fields_name, fields = "Gradient of the model", _gradient_fields(results, ids, stimuli)
+    correlations = None
+    if fields is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):  # fields that are zero
+            pairs = zip(stimuli[:, 0], fields, strict=True)
+            correlations = np.array([match_receptive_field(movie, field).correlation for movie, field in pairs])
+    return MEIResults(
+        ids,
+        [names[unit] for unit in ids],
+        stimuli,
+        np.array([row["mei_activation"] for row in rows], float),
+        fields,
+        fields_name,
+        correlations,
+    )
+
+
+def _gradient_fields(results: ScanResults, ids: Sequence[int], stimuli: np.ndarray) -> np.ndarray | None:
+    """Return the gradients (unit, lag, height, width) that were asked for first, no longer than the stimuli."""
+    member = {name: results.member[name] for name in dataset.MultiDataset.Member().primary_key}
+    table = receptive_field.GradientReceptiveField
+    keys = (table.ScanFields & results.key & member).keys(order_by="field_hash")
+    if not keys or stimuli.shape[1] > 1:
+        return None
+    units = (table.Unit & keys[0]).to_arrays("unit_id", order_by="unit_id").tolist()
+    fields = np.asarray((table.ScanFields & keys[0]).fetch1("fields"))[:, 0, -stimuli.shape[2] :]
+    return fields[[units.index(unit) for unit in ids]]

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from populate.report_page import SVG_LIMIT, Illustration, Section, format_value, render_report
+from pipeline.figures.mei_gallery import mei_gif
+from populate.report_page import SVG_LIMIT, Animation, Illustration, Section, format_value, render_report
 
 VOID = {"meta", "img", "br", "link", "hr"}
 
@@ -100,6 +101,14 @@ def test_every_figure_is_embedded_and_whole(html):
     assert (int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")) == (12 * 110, 2 * 110)
     assert (images[1]["width"], images[1]["height"]) == (str(12 * 96), str(2 * 96))
     assert len(base64.b64decode(svg)) <= SVG_LIMIT
+
+
+def test_gifs_are_embedded_at_their_own_size():
+    movie = mei_gif(np.arange(60.0).reshape(1, 1, 3, 4, 5), frame_ms=20, grey=30, scale=3)
+    html = render_report("T", "", {}, [Section("Moving", figures=((Animation(movie), "It moves", "A movie"),))])
+    (image,) = [attributes for tag, attributes in Page(html).tags if tag == "img"]
+    assert image["src"] == "data:image/gif;base64," + base64.b64encode(movie).decode()
+    assert (image["width"], image["height"], image["alt"]) == ("15", "12", "A movie")
 
 
 def test_only_broad_figures_leave_the_column(html):
