@@ -31,6 +31,7 @@ COMPUTED: tuple[type[dj.Table], ...] = (
     mei_analysis.MEIContrast,
     mei_analysis.BestNaturalStimulus,
     mei_analysis.OptimalGabor,
+    mei_analysis.DiverseMEI,
     mei_exchange.TransplantedMEI,
     mei_exchange.MEIConfusion,
 )

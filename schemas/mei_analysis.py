@@ -1,4 +1,4 @@
-"""What is measured of most exciting inputs: masks, contrast curves, the best natural stimuli, the best Gabors.
+"""What is measured of most exciting inputs: masks, contrasts, natural stimuli, Gabors, stimuli that do as well.
 
 Everything here is wanted by adding its configuration: `populate` computes each table for all MEIs and all
 configurations of its kind, and without any it computes nothing. All units of a scan are measured together.
@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.datasets.distinct import distinct_stimuli
 from pipeline.mei.contrast import contrast_curves, natural_responses
+from pipeline.mei.diverse import diverse_sets
 from pipeline.mei.gabors import NAMES as GABOR_PARAMETERS
 from pipeline.mei.gabors import optimal_gabors
 from pipeline.mei.masks import fit_gaussians, tight_masks
@@ -343,6 +344,62 @@ class OptimalGabor(_OfUnits, dj.Computed):
                 "gabor_ratio": null(ratio[i]),
                 "gabor_contrast": float(found.contrast[i]),
                 **{name: values[i] for name, values in parameters.items()},
+            }
+            for i, unit in enumerate(usable.tolist())
+        ]
+
+
+@schema
+class DiverseMEI(_OfUnits, dj.Computed):
+    """Stimuli that drive a unit nearly as well as its MEI and differ; see `pipeline.mei.diverse.diverse_sets`.
+
+    Wanted by ``config.MEIAnalysisConfig.DiverseStimuli.fill()``. Units whose MEI is flat or does not raise the response
+    above 0 are left out.
+    """
+
+    configurations, kind, prefix = "MEIAnalysisConfig", "DiverseStimuli", "diverse"
+
+    definition = f"""
+    # Sets of different stimuli that units respond to nearly as well as to their most exciting inputs
+    -> MEI
+    -> config.MEIAnalysisConfig
+    ---
+    {provenance_columns("diverse")}
+    """
+
+    class Unit(dj.Part):
+        """The set of one unit."""
+
+        definition = """
+        # Different stimuli for one unit
+        -> master
+        -> MEI.Unit
+        ---
+        diverse_stimuli : <npy@main>  # (grey value) stimulus, channel, time, height, width; the most exciting first
+        diverse_activations : <npy@main>  # (normalised responses) stimulus
+        diverse_similarities : <npy@main>  # stimulus, stimulus
+        lowest_share : float64  # lowest response of the set relative to that to the MEI
+        mean_similarity=null : float64  # over pairs; NULL if a stimulus is flat where differences were looked for
+        share_kept : bool  # whether all keep the share of the response that was asked
+        """
+
+    def measure(self, scan: ScanMEIs, settings: Any, key: Key) -> list[Key]:
+        """Find the sets of all units of the scan together."""
+        usable = np.flatnonzero((scan.activation > 0) & (np.ptp(scan.stimuli, axis=(1, 2, 3, 4)) > 0))
+        if not len(usable):
+            return []
+        activation = scan.activation[usable]
+        respond = scan.respond.only(usable.tolist())
+        found = diverse_sets(scan.stimuli[usable], activation, respond, scan.info.input_mean, settings)
+        return [
+            {
+                **scan.rows[unit],
+                "diverse_stimuli": found.stimuli[i],
+                "diverse_activations": found.activation[i],
+                "diverse_similarities": found.similarity[i],
+                "lowest_share": float(found.activation[i].min() / activation[i]),
+                "mean_similarity": null(found.mean_similarity[i]),
+                "share_kept": bool(found.kept[i]),
             }
             for i, unit in enumerate(usable.tolist())
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.configuration import Configuration
 from pipeline.mei.contrast import ContrastTuning, NaturalStimuli
+from pipeline.mei.diverse import DiverseStimuli
 from pipeline.mei.gabors import GaborSearch
 from pipeline.mei.transplant import CrossActivation, Transplant
 
@@ -13,4 +14,5 @@ MEI_ANALYSES: tuple[type[Configuration], ...] = (
     GaborSearch,
     Transplant,
     CrossActivation,
+    DiverseStimuli,
 )

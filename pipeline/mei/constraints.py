@@ -57,19 +57,19 @@ class NormWithinRange:
     """An L2 norm of ``norm`` and no values beyond the range: what is clipped is made up for by the other pixels.
 
     The stimulus is clip(g x) with the gain g at which the norm is right. Where the range does not allow that norm,
-    every pixel that is not zero is at its limit.
+    every pixel that is not zero is at its limit. The range may be one for each stimulus, (batch, 1, 1, 1, 1).
     """
 
     norm: float
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     per_channel: bool = False
 
     def __call__(self, stimuli: Tensor) -> Tensor:
         """Return them scaled and clipped."""
         axes = _axes(self.per_channel)
         scaled = Norm(self.norm, per_channel=self.per_channel)(stimuli)
-        clipped = scaled.clamp(self.low, self.high)
+        clipped = self._within(scaled)
         # Clipped pixels stay clipped as the gain grows, so this ends, in practice after a few rounds.
         for _ in range(100):
             inside = clipped == scaled
@@ -79,8 +79,11 @@ class NormWithinRange:
             if bool((gain < 1 + 1e-6).all()):
                 break
             scaled = scaled * gain
-            clipped = scaled.clamp(self.low, self.high)
+            clipped = self._within(scaled)
         return clipped
+
+    def _within(self, stimuli: Tensor) -> Tensor:
+        return stimuli.clamp(self.low, self.high)  # type: ignore[arg-type]  # the stubs want two floats or two tensors
 
 
 @dataclass(frozen=True)

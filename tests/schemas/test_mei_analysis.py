@@ -94,6 +94,7 @@ def test_what_is_wanted_are_the_configurations_of_a_kind(key: Key) -> None:
         (tables.MEIContrast, MEIAnalysisConfig.ContrastTuning),
         (tables.BestNaturalStimulus, MEIAnalysisConfig.NaturalStimuli),
         (tables.OptimalGabor, MEIAnalysisConfig.GaborSearch),
+        (tables.DiverseMEI, MEIAnalysisConfig.DiverseStimuli),
     ):
         wanted = (table().key_source & key).to_arrays("mei_analysis_hash")
         assert sorted(wanted) == sorted(kind().to_arrays("mei_analysis_hash"))
@@ -182,6 +183,27 @@ def test_the_best_gabor(key: Key, asked: Model) -> None:
             assert row["gabor_contrast"] == pytest.approx(8.0 if settings is common else movie.std(), rel=0.05)
             assert row["gabor_ratio"] == pytest.approx(row["best_activation"] / mei["mei_activation"])
             assert 0 <= row["best_orientation"] < 180
+
+
+def test_diverse_stimuli(key: Key, asked: Model) -> None:
+    from schemas import config
+    from schemas.mei_analysis import DiverseMEI
+
+    (settings,) = config.MEIAnalysisConfig.DiverseStimuli.fill(set_size=3, share=0.8, iterations=40)
+    DiverseMEI.populate(key)
+    rows = (DiverseMEI.Unit & key & settings).to_dicts(order_by="unit_id")
+    usable = [i for i, mei in enumerate(asked.rows) if mei["mei_activation"] > 0]
+    assert [row["unit_id"] for row in rows] == [asked.units[i] for i in usable] != []
+    for position, row in zip(usable, rows, strict=True):
+        mei = asked.rows[position]
+        sets, responses = np.asarray(row["diverse_stimuli"]), np.asarray(row["diverse_activations"])
+        assert sets.shape == (3, *np.asarray(mei["mei_movie"]).shape)
+        np.testing.assert_allclose(responses, [asked(shown)[position] for shown in sets], rtol=1e-3)
+        assert row["lowest_share"] == pytest.approx(responses.min() / mei["mei_activation"])
+        assert row["share_kept"] == (row["lowest_share"] >= 0.8)
+        alike = np.asarray(row["diverse_similarities"])
+        assert row["mean_similarity"] == pytest.approx(alike[np.triu_indices(3, 1)].mean())
+        assert row["mean_similarity"] < 0.99
 
 
 def test_transplants(key: Key, masks: Key, asked: Model) -> None:
