@@ -31,10 +31,19 @@ def pictures(page: str) -> dict[str, str]:
     return {alt: kind for kind, alt in re.findall(r'<img src="data:image/([a-z+]+);base64,[^"]*" alt="([^"]*)"', page)}
 
 
-def test_movies_move(trained: Key, tmp_path: Path) -> None:
+def test_movies_move(group: Key, network: Key, tmp_path: Path) -> None:
     from populate.report import write_report
-    from schemas import config
+    from schemas import config, model
 
+    trained = {
+        **group,
+        **config.DataConfig.MovieClips.fill(clip_frames=32)[0],
+        **network,
+        **config.TrainConfig.Default.fill(max_epochs=1, batch_size=4)[0],
+        "seed": 1009,
+    }
+    model.ModelSelection.fill(trained)
+    model.Model.populate(trained)
     settings = config.MEIConfig.Movie.fill(frames=8, iterations=4, norm=4.0)[0]
     key = with_meis(trained, settings, "unit_id in (1, 2, 4)")
     page = write_report(key, tmp_path / "report.html").read_text(encoding="utf-8")

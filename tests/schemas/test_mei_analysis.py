@@ -108,7 +108,7 @@ def masks(key: Key) -> Key:
     (tight,), (gaussian,) = config.MaskConfig.TightMask.fill(blur=1.0), config.MaskConfig.GaussianMask.fill()
     TightMEIMask.populate(key)
     GaussianMaskFit.populate(key)
-    assert len(TightMEIMask & key) == len(GaussianMaskFit & key) == 1
+    assert len(TightMEIMask & key & tight) == len(GaussianMaskFit & key & gaussian) == 1
     return {"tight": {**key, **tight}, "gaussian": {**key, **gaussian}}
 
 
@@ -131,9 +131,9 @@ def test_contrast_curves(key: Key, asked: Model) -> None:
     from schemas import config
     from schemas.mei_analysis import MEIContrast
 
-    config.MEIAnalysisConfig.ContrastTuning.fill(steps=40)
-    MEIContrast.populate(key)
-    rows = (MEIContrast.Unit & key).to_dicts(order_by="unit_id")
+    (settings,) = config.MEIAnalysisConfig.ContrastTuning.fill(steps=40)
+    MEIContrast.populate(key, settings)
+    rows = (MEIContrast.Unit & key & settings).to_dicts(order_by="unit_id")
     for position, (row, mei) in enumerate(zip(rows, asked.rows, strict=True)):
         movie = np.asarray(mei["mei_movie"]).astype(float)
         contrast, response = np.asarray(row["contrast_curve"])
@@ -148,9 +148,9 @@ def test_the_best_natural_stimulus(key: Key, asked: Model) -> None:
     from schemas import config
     from schemas.mei_analysis import BestNaturalStimulus
 
-    config.MEIAnalysisConfig.NaturalStimuli.fill()
-    BestNaturalStimulus.populate(key)
-    rows = (BestNaturalStimulus.Unit & key).to_dicts(order_by="unit_id")
+    (settings,) = config.MEIAnalysisConfig.NaturalStimuli.fill()
+    BestNaturalStimulus.populate(key, settings)
+    rows = (BestNaturalStimulus.Unit & key & settings).to_dicts(order_by="unit_id")
     best: list[tuple[float, str]] = [(-np.inf, "")] * len(rows)
     for tier in ("train", "validation", "test"):
         loader = asked.loaders[tier][asked.data_key]
@@ -172,7 +172,7 @@ def test_the_best_gabor(key: Key, asked: Model) -> None:
     small: Key = {"wavelengths": [(6, 10)], "sigmas": [(2, 4)], "rows": 2, "columns": 2, "iterations": 5}
     (own,) = config.MEIAnalysisConfig.GaborSearch.fill(**small, contrast=None)
     (common,) = config.MEIAnalysisConfig.GaborSearch.fill(**small, contrast=8.0)
-    OptimalGabor.populate(key)
+    OptimalGabor.populate(key, [own, common])
     for settings in (own, common):
         rows = (OptimalGabor.Unit & key & settings).to_dicts(order_by="unit_id")
         for position, (row, mei) in enumerate(zip(rows, asked.rows, strict=True)):
@@ -190,7 +190,7 @@ def test_diverse_stimuli(key: Key, asked: Model) -> None:
     from schemas.mei_analysis import DiverseMEI
 
     (settings,) = config.MEIAnalysisConfig.DiverseStimuli.fill(set_size=3, share=0.8, iterations=40)
-    DiverseMEI.populate(key)
+    DiverseMEI.populate(key, settings)
     rows = (DiverseMEI.Unit & key & settings).to_dicts(order_by="unit_id")
     usable = [i for i, mei in enumerate(asked.rows) if mei["mei_activation"] > 0]
     assert [row["unit_id"] for row in rows] == [asked.units[i] for i in usable] != []
@@ -210,9 +210,10 @@ def test_transplants(key: Key, masks: Key, asked: Model) -> None:
     from schemas import config
     from schemas.mei_exchange import TransplantedMEI
 
-    config.MEIAnalysisConfig.Transplant.fill(backgrounds=3, background_tier="train")
-    TransplantedMEI.populate(key)
-    names = (TransplantedMEI.Background & key).to_arrays("condition_hash", order_by="background_idx")
+    (settings,) = config.MEIAnalysisConfig.Transplant.fill(backgrounds=3, background_tier="train")
+    tight = masks["tight"]
+    TransplantedMEI.populate(tight, settings)
+    names = (TransplantedMEI.Background & tight & settings).to_arrays("condition_hash", order_by="background_idx")
     assert len(set(names)) == 3
     loader = asked.loaders["train"][asked.data_key]
     stimuli = dict(zip(loader.conditions, (s for b in loader.in_full() for s in b.inputs), strict=True))
@@ -221,7 +222,7 @@ def test_transplants(key: Key, masks: Key, asked: Model) -> None:
     for name in names:
         stimulus = stimuli[name] if stimuli[name].dim() == 3 else stimuli[name][:, -frames:]
         alone.append(asked.responses(stimulus[None])[0, :, -1])
-    rows = (TransplantedMEI.Unit & masks["tight"]).to_dicts(order_by="unit_id")
+    rows = (TransplantedMEI.Unit & tight & settings).to_dicts(order_by="unit_id")
     for position, row in enumerate(rows):
         found = np.asarray(row["transplant_responses"])
         np.testing.assert_allclose(found[0], [responses[position] for responses in alone], rtol=1e-3)
@@ -236,7 +237,7 @@ def test_every_mei_is_shown_to_every_unit(key: Key, asked: Model) -> None:
     from schemas.mei_exchange import MEIConfusion
 
     (plain,), (equal,) = (config.MEIAnalysisConfig.CrossActivation.fill(match=match) for match in (False, True))
-    MEIConfusion.populate(key)
+    MEIConfusion.populate(key, [plain, equal])
     expected = np.stack([asked(row["mei_movie"]) for row in asked.rows], axis=1)
     found = MEIConfusion.matrix({**key, **plain})
     np.testing.assert_allclose(found, expected, rtol=1e-4)
