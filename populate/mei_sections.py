@@ -66,8 +66,8 @@ def _of_movies(scan: ScanResults, found: MEIResults) -> list[Illustration]:
     caption = "The strongest frame of each MEI, and the time course of its strongest pixel."
     if found.fields is not None:
         caption = f"Each MEI and the {_inside(found)} at the field's best lag, and their strongest pixels over time."
-    moving = Animation(mei_gif(found.stimuli[rows], frame_ms=SLOW * frame_ms, grey=scan.info.input_mean))
-    told = f"The same MEIs as movies, {SLOW} times slower than they are, from the left: {', '.join(names)}."
+    moving = Animation(mei_gif(_visible(found)[rows], frame_ms=SLOW * frame_ms, grey=scan.info.input_mean))
+    told = f"The same MEIs as movies, {SLOW} times slower than they are, row by row: {', '.join(names)}."
     return [
         Illustration(figure, caption, "MEIs beside receptive fields"),
         Illustration(moving, told, "Most exciting movies"),
@@ -77,7 +77,7 @@ def _of_movies(scan: ScanResults, found: MEIResults) -> list[Illustration]:
 def _of_images(scan: ScanResults, found: MEIResults) -> list[Illustration]:
     rows = _spread_out(len(found.unit_ids), IMAGES)
     gallery = mei_gallery(
-        found.stimuli[rows, :, 0],
+        _visible(found)[rows, :, 0],
         [found.unit_names[i] for i in rows],
         found.activation[rows],
         grey=scan.info.input_mean,
@@ -99,6 +99,11 @@ def _of_images(scan: ScanResults, found: MEIResults) -> list[Illustration]:
         )
         figures.append(Illustration(pairs, f"MEIs, and to their right the {_inside(found)}.", "Fields beside MEIs"))
     return figures
+
+
+def _visible(found: MEIResults) -> np.ndarray:
+    """Return the stimuli, of more channels than there are colours only the first."""
+    return found.stimuli if found.stimuli.shape[1] <= 3 else found.stimuli[:, :1]
 
 
 def _spread_out(count: int, shown: int) -> np.ndarray:
