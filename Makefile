@@ -1,7 +1,7 @@
 # make install   a virtual environment in .venv with the tested versions; only Python 3.10-3.13 and pip are needed
 # make demo      the whole pipeline on simulated recordings, on the embedded server
 # make test      every test, on the embedded server and, where one is named or runs, on MySQL
-# make test-fast the quick ones (below three minutes)
+# make test-fast the quick ones, which need no server (below three minutes)
 # make lint      ruff and mypy
 # make clean     remove the environment and what the tools left
 
@@ -37,7 +37,7 @@ test: $(STAMP)
 	fi
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -rs -m "not slow"
+	$(BIN)/python -m pytest -rs -m "not slow and not database and not embedded"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
