@@ -196,7 +196,6 @@ class Model(dj.Computed):
         -> dataset.MultiDataset.Member
         score_tier : varchar(16)  # 'validation', 'test', 'final' or 'ood'
         ---
-        scan_undefined : int32  # units without a single-trial correlation
         """ + "\n".join(_scan_columns(name) for name in MEASURES)
 
     @property
@@ -251,8 +250,10 @@ class Model(dj.Computed):
         encoders: dict[int, EncodingModel] = {}
         # Asked now and not in make_fetch, whose answer must not change while others train members alone.
         adopted = (type(self) & [{**key, "seed": seed} for seed in seeds]).to_arrays("seed").tolist()
-        for seed in seeds:
-            if seed not in adopted:
+        for seed in sorted(set(seeds) - set(adopted)):
+            if encoders:  # where readouts start to look is known from the first
+                encoders[seed] = network.build(info, seed, loaders)
+            else:
                 encoders[seed], info = initial_encoder(network, info, loaders, seed)
         if isinstance(network, Network) and network.pretrained is not None:
             source = _ours(self.load_encoder(network.pretrained.source)[0])
@@ -302,7 +303,6 @@ class Model(dj.Computed):
             self.ScanScore.insert1(
                 {
                     **row,
-                    "scan_undefined": together["single_trial_correlation"][1],
                     **{f"scan_{name}": null(value) for name, (value, _) in together.items()},
                     **{f"scan_undefined_{name}": undefined for name, (_, undefined) in together.items()},
                 }

@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
         assert row[f"{tier}_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
         scan = (Model.ScanScore & trained & {"score_tier": tier}).fetch1()
         assert scan["scan_single_trial_correlation"] == pytest.approx(np.nanmean(expected), abs=1e-6)
-        assert scan["scan_undefined"] == np.isnan(expected).sum()
+        assert scan["scan_undefined_single_trial_correlation"] == np.isnan(expected).sum()
 
 
 def test_undefined_scores_are_null(trained: Key) -> None:
