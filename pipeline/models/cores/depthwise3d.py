@@ -85,7 +85,7 @@ class _Block(nn.Module):
         self.temporal = self._normalised(
             settings, nn.Conv2d(hidden, hidden, (settings.temporal_kernel, 1), groups=hidden, bias=False)
         )
-        self.squeeze_excite = _SqueezeExcite(hidden, settings.se_reduction)
+        self.squeeze_excite = nn.Identity() if settings.linear else _SqueezeExcite(hidden, settings.se_reduction)
         self.project = self._normalised(settings, nn.Conv2d(hidden, channels, 1, bias=False), silu=False)
         same = in_channels == channels and stride == 1
         shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
@@ -95,7 +95,7 @@ class _Block(nn.Module):
     @staticmethod
     def _normalised(settings: Depthwise3d, convolution: nn.Conv2d, silu: bool = True) -> nn.Sequential:
         norm = nn.BatchNorm2d(convolution.out_channels, momentum=settings.momentum)
-        return nn.Sequential(convolution, norm, *([nn.SiLU()] if silu else []))
+        return nn.Sequential(convolution, norm, *([nn.SiLU()] if silu and not settings.linear else []))
 
     def forward(self, videos: Tensor) -> Tensor:
         """Map (batch, channel, time, height, width) to (batch, channel, time - lost frames, height, width)."""
@@ -175,6 +175,7 @@ class Depthwise3d(CoreConfiguration):
     drop_path: float = setting(0.1, "share of movies for which training skips the last block; less before", ge=0, lt=1)
     position: bool = setting(True, "add sines and cosines of row and column to the input of each block")
     pool: bool = setting(False, "average the features over space, to one place")
+    linear: bool = setting(False, "leave out all non-linearities: SiLUs and the weighing of channels")
     momentum: float = setting(0.1, "weight of each batch in the running statistics of the normalisation", gt=0, le=1)
 
     def __post_init__(self) -> None:
