@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -118,7 +119,8 @@ class Configuration:
         return cls.__name__
 
     @classmethod
-    def field_types(cls) -> dict[str, tuple[Any, bool]]:
+    @functools.cache  # annotations are text, which takes long to evaluate
+    def field_types(cls) -> Mapping[str, tuple[Any, bool]]:
         """Map each field to its type without ``None`` and whether ``None`` is allowed."""
         hints = typing.get_type_hints(cls)
         found = {}
@@ -126,7 +128,7 @@ class Configuration:
             hint = hints[field.name]
             options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             found[field.name] = (next(o for o in options if o is not types.NoneType), types.NoneType in options)
-        return found
+        return types.MappingProxyType(found)
 
     @classmethod
     def _meaning(cls, name: str) -> str:
