@@ -108,7 +108,7 @@ class _Block(nn.Module):
         size = hidden.shape[-2:]
         filtered = self.temporal(hidden.flatten(3)).unflatten(3, size)
         added = to_videos(self.project(self.squeeze_excite(to_frames(filtered))), batch)
-        # Steps by slices: with fewer than 16 channels, oneDNN's gradient of a 1 x 1 convolution in steps writes beyond its
+        # Steps by slices: with few channels, oneDNN's gradient of a 1 x 1 convolution in steps writes beyond its
         # memory.
         seen = videos[:, :, self.lost_frames :, :: self.stride, :: self.stride]
         passed = to_videos(self.shortcut(to_frames(seen)), batch)
