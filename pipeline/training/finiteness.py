@@ -21,6 +21,7 @@ _NAMED = 5
 class _Seen:
     step: int
     data_key: str
+    seed: int | None
     per_unit: Tensor
     penalty: Tensor
 
@@ -33,9 +34,11 @@ class FinitenessWatch:
         self._bundle = 1 if device.type == "cpu" else _AT_ONCE
         self._seen: list[_Seen] = []
 
-    def add(self, epoch: int, step: int, data_key: str, per_unit: Tensor, penalty: Tensor) -> None:
-        """Take in the losses of the units of one batch, (unit,), and the summed penalties."""
-        self._seen.append(_Seen(step, data_key, per_unit, penalty))
+    def add(
+        self, epoch: int, step: int, data_key: str, per_unit: Tensor, penalty: Tensor, seed: int | None = None
+    ) -> None:
+        """Take in the losses of units for one batch, (unit,), and the summed penalties; ``seed`` tells one of many."""
+        self._seen.append(_Seen(step, data_key, seed, per_unit, penalty))
         if len(self._seen) >= self._bundle:
             self.check(epoch)
 
@@ -51,6 +54,8 @@ class FinitenessWatch:
 
     def _complaint(self, epoch: int, one: _Seen) -> str:
         where = f"epoch {epoch}, batch {one.step}, {one.data_key!r}"
+        if one.seed is not None:
+            where += f", seed {one.seed}"
         units = torch.nonzero(~torch.isfinite(one.per_unit)).flatten().tolist()
         if not units:
             return f"the penalties on the weights are {one.penalty.item()} at {where}: lower their gammas or lr_init"

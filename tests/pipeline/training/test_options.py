@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline.errors import TrainingError
 from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, build_encoder
-from pipeline.training import Checkpointing, Default, Epoch, train, train_together
+from pipeline.training import Checkpointing, Default, Epoch, score, train, train_together
 from pipeline.training.cycling import joint_batches
 
 NETWORK = Network(
@@ -64,6 +64,43 @@ def test_the_learning_rate_rises_through_the_warm_up(population: Any) -> None:
         result = train(fresh(population), population.loaders, Default(max_epochs=3, warmup_epochs=2, lr_init=0.6), 1)
     assert steps.rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6])
     assert [epoch.learning_rate for epoch in result.history] == pytest.approx([0.3, 0.6, 0.6])
+
+
+def test_the_warm_up_ends_at_the_learning_rate_with_several_steps_at_a_time(population: Any) -> None:
+    """Three times two batches, each a step: the rate rises by a sixth from step to step."""
+    batches = population.loaders["train"]["lgn"]
+    loaders = {tier: dict.fromkeys("ab", of["lgn"]) for tier, of in population.loaders.items()}
+    settings = Default(max_epochs=2, warmup_epochs=1, lr_init=0.6, accumulate_scans=False)
+    encoder = build_encoder(NETWORK, dict.fromkeys("ab", population.info["lgn"]), seed=1)
+    with Steps() as steps:
+        train(encoder, loaders, settings, 1)
+    assert len(batches) == 3
+    assert steps.rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] + [0.6] * 6)
+
+
+def test_each_stage_begins_with_fresh_moments(population: Any) -> None:
+    """The trainer of staticnet: an optimiser has no state when the first batch of a stage has been seen."""
+    states: list[int] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: states.append(len(optimizer.state)))
+    settings = Default(
+        optimizer="adam",
+        schedule=(0.3, 0.1, 0.03),
+        patience=1,
+        accumulate_scans=False,
+        average_loss=True,
+        scale_loss=False,
+    )
+    try:
+        result = train(fresh(population), population.loaders, settings, seed=1)
+    finally:
+        handle.remove()
+    verdicts = [epoch.verdict for epoch in result.history]
+    assert verdicts.count("cut") == 2 and verdicts[-1] == "stop"
+    assert len(states) == 3 * len(verdicts)
+    begins = [0, *(number for number, verdict in enumerate(verdicts, 1) if verdict == "cut")]
+    assert [step for step, known in enumerate(states) if not known] == [3 * begin for begin in begins]
+    rates = [epoch.learning_rate for epoch in result.history]
+    assert rates == sorted(rates, reverse=True) and set(rates) == {0.3, 0.1, 0.03}
 
 
 def test_each_batch_is_a_step_unless_scans_are_added_up(population: Any) -> None:
@@ -124,6 +161,23 @@ def test_the_mean_of_the_weights_is_evaluated_and_kept(population: Any) -> None:
         mean = 0.8 * mean + 0.2 * after
     torch.testing.assert_close(encoder.readouts["lgn"].bias.detach(), mean)
     assert not torch.allclose(mean, trained[0])
+
+
+def test_a_cut_goes_on_from_the_best_mean_of_the_weights(population: Any) -> None:
+    encoder = fresh(population)
+    seen: list[tuple[Epoch, float]] = []
+
+    def look(epoch: Epoch) -> None:
+        seen.append((epoch, score(encoder, population.loaders["validation"]).correlation))
+
+    settings = Default(max_epochs=12, ema_decay=0.5, lr_init=0.5, patience=1, lr_decay_steps=5, min_lr=0)
+    result = train(encoder, population.loaders, settings, seed=1, on_epoch=look)
+    cuts = [(epoch, found) for epoch, found in seen if epoch.verdict == "cut"]
+    assert cuts
+    for epoch, found in cuts:  # what was descending now is what was evaluated best
+        best = max(e.validation_correlation for e in result.history[: epoch.epoch])
+        assert found == pytest.approx(max(best, result.initial_correlation), abs=1e-6)
+        assert epoch.validation_correlation < found
 
 
 class _KilledError(Exception):
@@ -264,6 +318,22 @@ def test_weights_that_diverge_are_told_from_bad_data(population: Any) -> None:
         encoder.readouts["lgn"].bias[1] = 1000.0
     with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'lgn', unit 1 .*diverged; lower lr_init"):
         train(encoder, population.loaders, Default(max_epochs=1), seed=1)
+
+
+def test_the_member_of_a_loss_that_is_not_finite_is_named(population: Any) -> None:
+    network = dataclasses.replace(NETWORK, nonlinearity="exp")
+    encoders = [build_encoder(network, population.info, seed) for seed in (5, 6)]
+    with torch.no_grad():
+        encoders[1].readouts["lgn"].bias[1] = 1000.0
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'lgn', seed 6, unit 1 .*diverged"):
+        train_together(encoders, population.loaders, Default(max_epochs=1), [5, 6])
+    with pytest.raises(TrainingError, match=r"'lgn', seed 5, unit 0.*responses of trial 3 of the batch"):
+        train_together(
+            [fresh(population, seed) for seed in (5, 6)],
+            broken(population, "responses", math.nan),
+            Default(max_epochs=1),
+            [5, 6],
+        )
 
 
 @pytest.mark.slow
