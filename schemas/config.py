@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import datajoint as dj
 
@@ -28,7 +28,7 @@ from pipeline.models.nonlinearities import NONLINEARITIES
 from pipeline.presets import preset
 from pipeline.training import TRAINERS
 from schemas.connection import schema as open_schema
-from schemas.typed import ConfigurationTable, Key, configured_by
+from schemas.typed import ConfigurationTable, Key, configured_by, to_row
 
 schema = open_schema("config")
 
@@ -169,17 +169,30 @@ class NetworkConfig(ConfigurationTable):
 
     @classmethod
     def add(cls, config: Configuration | Network) -> Key:
-        """Insert a network, and its parts if they are new, and return its key."""
-        if isinstance(config, Network):
-            keys: dict[str, str] = {}
-            for name, part in network_parts(config).items():
-                keys.update(PART_TABLES[name].add(part))
-            config = CorePlusReadout(**keys, nonlinearity=config.nonlinearity)
-        return super().add(config)
+        """Insert a network, and its parts if they are new, and return its key.
+
+        Raises
+        ------
+        ConfigurationError
+            If its parts make no sense together, whatever the data; nothing is written then.
+        """
+        if not isinstance(config, Network):
+            cls._require_sense(config)
+            return super().add(config)
+        parts = network_parts(config)
+        hashes = {f"{name}_hash": part.hash() for name, part in parts.items()}
+        row = CorePlusReadout(**hashes, nonlinearity=config.nonlinearity)
+        for name, part in parts.items():
+            PART_TABLES[name].part_of(type(part))
+            to_row(part)  # all are known to be right before the first is written
+        cls._require_sense(row, config)
+        for name, part in parts.items():
+            PART_TABLES[name].add(part)
+        return super().add(row)
 
     @classmethod
     def fill(cls, *parts: Iterable[Mapping[str, Any]], nonlinearity: str = "elu") -> list[Key]:
-        """Add every network that combines one key of each list of part keys, and return their keys.
+        """Add every network that combines one key of each list of part keys, or none, and return their keys.
 
         Examples
         --------
@@ -188,7 +201,16 @@ class NetworkConfig(ConfigurationTable):
         ...                    ShifterConfig.NoShifter.fill(), ModulatorConfig.NoModulator.fill())  # doctest: +SKIP
         """
         networks = ({name: value for key in keys for name, value in key.items()} for keys in itertools.product(*parts))
-        return [cls.add(CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity})) for keys in networks]
+        made = [CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity}) for keys in networks]
+        for config in made:
+            cls._require_sense(config)
+        return [super(NetworkConfig, cls).add(config) for config in made]
+
+    @classmethod
+    def _require_sense(cls, row: Configuration, network: Network | None = None) -> None:
+        """Refuse a new row whose parts are not there or suit no data; what functions make is not looked at."""
+        if isinstance(row, CorePlusReadout) and not len(cls & {cls.hash_name: row.hash()}):
+            _with_architecture(network or cls.joined(row)).check()
 
     @classmethod
     def load_network(cls, key: Mapping[str, Any]) -> Network | Function:
@@ -201,10 +223,13 @@ class NetworkConfig(ConfigurationTable):
         ConfigurationError
             If there is no such network, or its core is from a network that is not there or has no core of ours.
         """
-        joined = cls.load(key)
-        if isinstance(joined, Function):
-            return joined
-        settings = joined.settings()
+        found = cls.load(key)
+        return cls.joined(found) if isinstance(found, CorePlusReadout) else cast(Function, found)
+
+    @classmethod
+    def joined(cls, config: CorePlusReadout) -> Network:
+        """Return the network whose parts, which must be in their tables, a row names."""
+        settings = config.settings()
         parts: dict[str, Any] = {name: table.load(settings) for name, table in PART_TABLES.items()}
         if isinstance(parts["core"], Pretrained):
             parts["pretrained"] = parts["core"]
@@ -220,6 +245,11 @@ class NetworkConfig(ConfigurationTable):
         ConfigurationError
             If the source's network is not there or was made by a function.
         """
+        if not len(cls & {"network_hash": pretrained.source_network_hash}):
+            raise ConfigurationError(
+                f"{pretrained.kind()}.source_network_hash: {pretrained.source_network_hash!r} is not allowed, it must "
+                "be that of a network that is there; Model.core_of names the core of a trained model"
+            )
         source = cls.load_network({"network_hash": pretrained.source_network_hash})
         if isinstance(source, Function):
             raise ConfigurationError(
@@ -234,6 +264,20 @@ def network_parts(network: Network | Function) -> dict[str, Configuration]:
         return {"network": network}
     parts = {name: getattr(network, name) for name in NETWORK_PARTS}
     return parts if network.pretrained is None else {**parts, "core": network.pretrained}
+
+
+def _with_architecture(network: Network) -> Network:
+    """Return a network whose pretrained core, if it has one, has the architecture of the core that it is from."""
+    pretrained = network.core if isinstance(network.core, Pretrained) else network.pretrained
+    if pretrained is None:
+        return network
+    core = NetworkConfig.source_core(pretrained)
+    if network.core not in (pretrained, core):
+        raise ConfigurationError(
+            f"the core beside a pretrained one, a {network.core.kind()}, is not that which was trained, a "
+            f"{core.kind()}: give the network what NetworkConfig.source_core returns, or no pretrained core"
+        )
+    return replace(network, core=core, pretrained=pretrained)
 
 
 @schema

@@ -28,6 +28,7 @@ from pipeline.training.history import TrainingResult
 from pipeline.training.start import initial_encoder
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
+from schemas.misfits import refuse_misfits
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import effective
 from schemas.rows import null
@@ -96,7 +97,8 @@ class ModelSelection(dj.Manual):
         Raises
         ------
         ConfigurationError
-            If a restriction names nothing that could be selected, or the priority is out of range.
+            If a restriction names nothing that could be selected, the priority is out of range, or a network does
+            not suit its data.
         """
         if not 0 <= priority <= LEAST_URGENT:
             raise ConfigurationError(f"priority {priority} is out of range: 0 (most urgent) to {LEAST_URGENT}")
@@ -104,8 +106,14 @@ class ModelSelection(dj.Manual):
         for restriction in restrictions:
             wanted = wanted & effective(restriction, wanted.heading.names, "models")
         new = (wanted.proj() - cls.proj()).keys()
-        cls.insert(({**key, "selection_priority": priority} for key in new), skip_duplicates=True)
+        cls().insert([{**key, "selection_priority": priority} for key in new], skip_duplicates=True)
         return len(new)
+
+    def insert(self, rows: Any, **options: Any) -> None:
+        """Select models, or none if a network does not suit its data; see `schemas.misfits`."""
+        rows = rows.to_dicts() if isinstance(rows, dj.expression.QueryExpression) else list(rows)
+        refuse_misfits(rows)
+        super().insert(rows, **options)
 
 
 def _networks() -> dj.expression.QueryExpression:

@@ -93,7 +93,10 @@ class ConfigurationPart(dj.Part):
         --------
         >>> CoreConfig.Stacked2d.fill(hidden_kern=[3, 7], layers=4)  # doctest: +SKIP
         """
-        return [cls.master.add(config) for config in cls.kind.product(**values)]  # type: ignore[attr-defined]
+        configs = list(cls.kind.product(**values))
+        for config in configs:
+            to_row(config)  # before the first is written, all are known to be right
+        return [cls.master.add(config) for config in configs]  # type: ignore[attr-defined]
 
     @classmethod
     def explain(cls) -> Settings:

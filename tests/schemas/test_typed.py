@@ -174,7 +174,7 @@ def test_a_network_of_unknown_parts_leaves_nothing() -> None:
     from schemas import config
 
     before = len(config.NetworkConfig())
-    with pytest.raises(dj.DataJointError):
+    with pytest.raises(ConfigurationError, match="CoreConfig has no core_hash '0000"):
         config.NetworkConfig.add(config.CorePlusReadout(core_hash="0" * 64))
     assert len(config.NetworkConfig()) == before
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, to_frames, to_videos
+from pipeline.models.needs import Need
 
 _PLANES: dict[int, tuple[tuple[float, ...], ...]] = {
     1: ((1.0,),),
@@ -154,6 +155,19 @@ class GaborEnergy(CoreConfiguration):
         super().__post_init__()
         if not self.wavelengths:
             raise ConfigurationError(f"{self.kind()}.wavelengths is empty: give at least one")
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return inputs without planes of behaviour, which would be taken for colours."""
+        apart = ("none", "apart")
+        return (
+            Need(
+                "inputs of pixels alone",
+                lambda scan: not scan.plane_means,
+                "use another core",
+                given_by={"behavior": apart, "pupil": apart, "opto": (*apart, "behavior")},
+                everywhere=True,
+            ),
+        )
 
     def downsampling(self, wavelength: float) -> int:
         """Return the power of two by which frames are averaged down before filters of this wavelength."""

@@ -152,7 +152,7 @@ def test_places_are_centred_on_the_pixels_that_they_see(kind: CoreConfiguration)
 @pytest.mark.parametrize("padding", [True, False])
 def test_readouts_find_their_pixels_through_strides(padding: bool) -> None:
     pixels = ((12.0, 8.0), (17.5, 13.25))
-    scan = ScanInfo((1, 2), (3, 24, 31), (0.5, 1.0), field_centers=pixels)
+    scan = ScanInfo((1, 2), (3, 24, 31), (0.5, 1.0), frame_rate=30.0, field_centers=pixels)
     network = Network(
         core=Basic3d(**SMALL, strides=(2, 1), padding=padding),
         readout=FullGaussian2d(init_positions="triggered_average"),
