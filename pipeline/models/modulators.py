@@ -163,11 +163,12 @@ class NoModulator(NetworkPart):
 class MLPGain(ModulatorConfiguration):
     """A network with ReLUs and an exponential at its end, one for each scan; gains start at nearly 1.
 
-    The exponential lets behaviour suppress units as well as drive them (staticnet's form).
+    The exponential lets behaviour suppress units as well as drive them (staticnet's form, whose ``layers`` counts hidden
+    ones only: its 2 are 3 here).
     """
 
     hidden_channels: int = setting(10, "width of the hidden layers", ge=1)
-    layers: int = setting(2, "number of layers with weights; 1 for none hidden", ge=1)
+    layers: int = setting(3, "number of layers with weights; 1 for none hidden", ge=1)
     gamma_modulator: float = setting(0.0, "weight of the mean absolute weight of the last layer", ge=0)
 
     def build(self, n_behavior: int, n_units: int) -> MLPGainModulator:
