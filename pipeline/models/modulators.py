@@ -163,8 +163,8 @@ class NoModulator(NetworkPart):
 class MLPGain(ModulatorConfiguration):
     """A network with ReLUs and an exponential at its end, one for each scan; gains start at nearly 1.
 
-    The exponential lets behaviour suppress units as well as drive them (staticnet's form, whose ``layers`` counts hidden
-    ones only: its 2 are 3 here).
+    The exponential lets behaviour suppress units as well as drive them. It is staticnet's form, where ``layers`` are
+    the hidden ones: its 2 are 3 here.
     """
 
     hidden_channels: int = setting(10, "width of the hidden layers", ge=1)
