@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import datajoint as dj
@@ -145,6 +146,11 @@ PART_TABLES = {
 }
 
 
+def load_part(name: str, digest: str) -> Any:
+    """Return a part of `NETWORK_PARTS` by its hash. Whoever joins many networks passes ``cache(load_part)`` instead."""
+    return PART_TABLES[name].load({f"{name}_hash": digest})
+
+
 @dataclass(frozen=True)
 class CorePlusReadout(Configuration):
     """Core, recurrent module, readout, shifter and modulator, joined to a network."""
@@ -202,18 +208,21 @@ class NetworkConfig(ConfigurationTable):
         """
         networks = ({name: value for key in keys for name, value in key.items()} for keys in itertools.product(*parts))
         made = [CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity}) for keys in networks]
-        for config in made:
-            cls._require_sense(config)
-        return [super(NetworkConfig, cls).add(config) for config in made]
+        part = cache(load_part)
+        for row in made:
+            cls._require_sense(row, part=part)
+        return [super(NetworkConfig, cls).add(row) for row in made]
 
     @classmethod
-    def _require_sense(cls, row: Configuration, network: Network | None = None) -> None:
+    def _require_sense(
+        cls, row: Configuration, network: Network | None = None, part: Callable[[str, str], Any] = load_part
+    ) -> None:
         """Refuse a new row whose parts are not there or suit no data; what functions make is not looked at."""
         if isinstance(row, CorePlusReadout) and not len(cls & {cls.hash_name: row.hash()}):
-            _with_architecture(network or cls.joined(row)).check()
+            _with_architecture(network or cls.joined(row, part)).check()
 
     @classmethod
-    def load_network(cls, key: Mapping[str, Any]) -> Network | Function:
+    def load_network(cls, key: Mapping[str, Any], part: Callable[[str, str], Any] = load_part) -> Network | Function:
         """Return the network that a key names, with all its parts, or the function that makes it.
 
         A pretrained core has the architecture of the core that it is from.
@@ -224,13 +233,13 @@ class NetworkConfig(ConfigurationTable):
             If there is no such network, or its core is from a network that is not there or has no core of ours.
         """
         found = cls.load(key)
-        return cls.joined(found) if isinstance(found, CorePlusReadout) else cast(Function, found)
+        return cls.joined(found, part) if isinstance(found, CorePlusReadout) else cast(Function, found)
 
     @classmethod
-    def joined(cls, config: CorePlusReadout) -> Network:
+    def joined(cls, config: CorePlusReadout, part: Callable[[str, str], Any] = load_part) -> Network:
         """Return the network whose parts, which must be in their tables, a row names."""
         settings = config.settings()
-        parts: dict[str, Any] = {name: table.load(settings) for name, table in PART_TABLES.items()}
+        parts = {name: part(name, settings[f"{name}_hash"]) for name in NETWORK_PARTS}
         if isinstance(parts["core"], Pretrained):
             parts["pretrained"] = parts["core"]
             parts["core"] = cls.source_core(parts["core"])

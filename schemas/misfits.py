@@ -56,8 +56,9 @@ class _Look:
     """Looks at combinations of data and network, and at each of both only once."""
 
     def __init__(self) -> None:
-        self._data = cache(lambda data_hash: config.DataConfig.load({"data_hash": data_hash}))
-        self._network = cache(lambda network_hash: config.NetworkConfig.load_network({"network_hash": network_hash}))
+        self._data = cache(lambda digest: config.DataConfig.load({"data_hash": digest}))
+        part = cache(config.load_part)
+        self._network = cache(lambda digest: config.NetworkConfig.load_network({"network_hash": digest}, part))
         self._info = cache(foresee)
 
     def at(self, group_id: int, data_hash: str, network_hash: str) -> None:
