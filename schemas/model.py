@@ -11,11 +11,10 @@ import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.comparison import differing_settings, flat_settings, labels
-from pipeline.analysis.scores import MEASURES, UnitScores, score_loader
+from pipeline.analysis.scores import MEASURES, UnitScores, mean_over_units, score_loaders
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
-from pipeline.metrics import mean_of_defined
 from pipeline.models import Encoder, Network
 from pipeline.models.base import Architecture, EncodingModel
 from pipeline.models.cores import Pretrained
@@ -37,9 +36,6 @@ from schemas.training import checkpoint_file, train_encoders
 schema = open_schema("model")
 
 Key = dict[str, Any]
-
-SCORED_TIERS = ("validation", "test", "final", "ood")
-"""Tiers that models are scored on, where they have trials with responses."""
 
 
 def _scan_columns(measure: str) -> str:
@@ -272,7 +268,7 @@ class Model(dj.Computed):
             encoders[seed], of_member = self.load_encoder({**key, "seed": seed})
             info = info if results else of_member
         model = EnsembleEncoder(encoders) if len(encoders) > 1 else encoders[key["seed"]]
-        return results, score_encoder(model, loaders), info, model, time.perf_counter() - started
+        return results, score_loaders(model, loaders), info, model, time.perf_counter() - started
 
     def make_insert(
         self,
@@ -289,8 +285,8 @@ class Model(dj.Computed):
         self.insert1(
             {
                 **key,
-                "validation_correlation": null(_mean_over_units(scores, "validation")),
-                "test_correlation": null(_mean_over_units(scores, "test")),
+                "validation_correlation": null(mean_over_units(scores, "validation")),
+                "test_correlation": null(mean_over_units(scores, "test")),
                 "model_best_epoch": None if alone is None else alone.best_epoch,
                 "model_epochs": max(epochs) if epochs else None,
                 "model_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
@@ -484,19 +480,3 @@ def _ours(encoder: EncodingModel) -> Encoder:
     if not isinstance(encoder, Encoder):
         raise ConfigurationError("a network that a function made has no core that could be used again")
     return encoder
-
-
-def score_encoder(encoder: EncodingModel, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:
-    """Score an encoder on all trials of every scan that do not train and have responses, by (tier, data_key)."""
-    scores = {}
-    for tier in SCORED_TIERS:
-        for data_key, loader in loaders.get(tier, {}).items():
-            found = score_loader(encoder, loader, data_key)
-            if found is not None:
-                scores[tier, data_key] = found
-    return scores
-
-
-def _mean_over_units(scores: dict[tuple[str, str], UnitScores], tier: str) -> float:
-    values = [v for (name, _), found in scores.items() if name == tier for v in found.single_trial_correlation]
-    return mean_of_defined(values)[0] if values else float("nan")
