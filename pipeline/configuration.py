@@ -105,7 +105,7 @@ class Configuration:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = self._coerce(field.name, getattr(self, field.name))
+            value = self.coerced(field.name, getattr(self, field.name))
             complaint = field.metadata["setting"].complaint(value) if value is not None else ""
             if complaint:
                 raise ConfigurationError(
@@ -136,7 +136,14 @@ class Configuration:
         return f"{known.doc}, {known.unit}" if known.unit else known.doc
 
     @classmethod
-    def _coerce(cls, name: str, value: Any) -> Any:
+    def coerced(cls, name: str, value: Any) -> Any:
+        """Return a value in the type of its setting; sequences may be JSON.
+
+        Raises
+        ------
+        ConfigurationError
+            If it has no such value; the range is not looked at.
+        """
         wanted, optional = cls.field_types()[name]
         if value is None and optional:
             return None

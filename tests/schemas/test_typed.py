@@ -134,6 +134,12 @@ def test_restricts_by_a_setting() -> None:
     assert (mine & {"linear": True}).keys() == [linear]
     assert (mine & {"linear": False, "hidden_channels": "[7, 9]"}).keys() == [wide]
     assert len(mine & [{"linear": True}, {"hidden_channels": "[16, 16]"}]) == 2
+    assert (mine & {"hidden_channels": (7, 9)}).keys() == (mine & [{"hidden_channels": [7, 9.0]}]).keys() == [wide]
+    assert wide not in (mine - {"hidden_channels": "[7,9]"}).keys()
+    assert len(mine - {"hidden_channels": (7, 9)}) == 2
+    assert (mine & dj.AndList([{"hidden_channels": (16, 16)}, "linear"])).keys() == [linear]
+    with pytest.raises(ConfigurationError, match="hidden_channels: 7 is not a sequence"):
+        mine & {"hidden_channels": 7}
     assert (mine - {"linear": True} - wide).keys() == [plain]
     everything = cores & [cores.Factorized3d & {"linear": True}, cores.Stacked2d & {"layers": 999}]
     assert linear in everything.keys()
