@@ -32,7 +32,7 @@ def transfer(key: Mapping[str, Any], group: Mapping[str, Any], frozen: bool = Tr
     Returns
     -------
     dict
-        Key of the wanted model, for `Model.populate`; `ModelSelection.fill` takes it with another trainer or seed in it.
+        Key of the wanted model, for `Model.populate`; `ModelSelection.fill` takes it with another trainer or seed.
 
     Raises
     ------
