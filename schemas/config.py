@@ -29,6 +29,7 @@ from pipeline.models.nonlinearities import NONLINEARITIES
 from pipeline.presets import preset
 from pipeline.training import TRAINERS
 from schemas.connection import schema as open_schema
+from schemas.restrictions import by_key
 from schemas.typed import ConfigurationTable, Key, configured_by, to_row
 
 schema = open_schema("config")
@@ -197,8 +198,20 @@ class NetworkConfig(ConfigurationTable):
         return super().add(row)
 
     @classmethod
-    def fill(cls, *parts: Iterable[Mapping[str, Any]], nonlinearity: str = "elu") -> list[Key]:
-        """Add every network that combines one key of each list of part keys, or none, and return their keys.
+    def fill(cls, *parts: Any, nonlinearity: str = "elu") -> list[Key]:
+        """Add every network that combines one of each choice of parts, or none, and return their keys.
+
+        Parameters
+        ----------
+        *parts : key, query, table, or a list of these
+            Which cores, recurrent modules, readouts, shifters and modulators, in any order.
+        nonlinearity : str
+            Of the output of all.
+
+        Raises
+        ------
+        ConfigurationError
+            If no choice of one of the parts is given, or parts make no sense together.
 
         Examples
         --------
@@ -206,7 +219,16 @@ class NetworkConfig(ConfigurationTable):
         ...                    RecurrentConfig.NoRecurrence.fill(), ReadoutConfig.FullGaussian2d.fill(),
         ...                    ShifterConfig.NoShifter.fill(), ModulatorConfig.NoModulator.fill())  # doctest: +SKIP
         """
-        networks = ({name: value for key in keys for name, value in key.items()} for keys in itertools.product(*parts))
+        choices = [_keys(part) for part in parts]
+        given = {name for choice in choices for key in choice for name in key}
+        without = [name for name in NETWORK_PARTS if f"{name}_hash" not in given]
+        if without and all(choices):
+            raise ConfigurationError(
+                f"a network is made of {', '.join(NETWORK_PARTS)}, and no {without[0]} is given: give keys of "
+                f"{PART_TABLES[without[0]].__name__}, such as what fill() of one of its kinds returns"
+            )
+        combined = itertools.product(*choices)
+        networks = ({name: value for key in keys for name, value in key.items()} for keys in combined)
         made = [CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity}) for keys in networks]
         part = cache(load_part)
         for row in made:
@@ -265,6 +287,16 @@ class NetworkConfig(ConfigurationTable):
                 f"the network of {source.function} cannot give its core to another: only networks of ours can"
             )
         return source.core
+
+
+def _keys(given: Any) -> list[Key]:
+    """Return the keys that are given: one of them, a query or a table, or a list of these."""
+    if isinstance(given, Mapping):
+        return [dict(given)]
+    given = by_key(given)
+    if isinstance(given, dj.expression.QueryExpression):
+        return list(given.to_dicts())
+    return [key for item in given for key in _keys(item)]
 
 
 def network_parts(network: Network | Function) -> dict[str, Configuration]:

@@ -110,7 +110,7 @@ def test_rows_and_products_of_no_sense_are_refused_whole(name: str) -> None:
     hashes = [[{n: keys[n]} for keys in (sensible, senseless)] for n in senseless]
     with refused(message):
         config.NetworkConfig.fill(hashes[0], *([keys[0]] for keys in hashes[1:]))  # the first core makes sense
-    with refused("CoreConfig has no core_hash ''"):
+    with refused("no core is given: give keys of CoreConfig"):
         config.NetworkConfig.fill(hashes[2], hashes[3])
 
 

@@ -272,6 +272,15 @@ def test_networks_fill_joins_every_combination() -> None:
     )
     assert len({key["network_hash"] for key in keys}) == 12
     assert {config.NetworkConfig.load_network(key).core.momentum for key in keys} == {0.41, 0.42}
+    readouts = [config.ReadoutConfig.FullGaussian2d & {"gamma_readout": gamma} for gamma in (0.5, 0.6)]
+    others = (config.RecurrentConfig.NoRecurrence, config.ModulatorConfig.NoModulator.fill()[0])
+    mine = config.CoreConfig.Factorized3d & {"linear": True} & "momentum > 0.405" & "momentum < 0.43"
+    by_queries = config.NetworkConfig.fill(mine, readouts, *others, config.ShifterConfig.NoShifter())
+    assert len(by_queries) == 4
+    assert {key["network_hash"] for key in by_queries} < {key["network_hash"] for key in keys}
+    with pytest.raises(ConfigurationError, match="no shifter is given: give keys of ShifterConfig"):
+        config.NetworkConfig.fill(mine, readouts, *others)
+    assert config.NetworkConfig.fill(mine & "momentum > 9", readouts, *others) == []
     with pytest.raises(ConfigurationError, match="no setting 'core_hsh'"):
         config.NetworkConfig.CorePlusReadout.insert1({"core_hsh": cores[0]["core_hash"]})
     with pytest.raises(ConfigurationError, match=r"CorePlusReadout\.nonlinearity: 'relu' is not allowed"):
