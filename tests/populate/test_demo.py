@@ -132,7 +132,7 @@ def test_the_model_reaches_the_oracle_and_meis_find_the_receptive_fields(tmp_pat
     plan = DemoPlan()
     small = replace(
         plan,
-        simulation=SimulationSettings(n_units=10, n_validation=4, n_test=4, test_repeats=6),
+        simulation=SimulationSettings(n_units=10, n_train=40, n_validation=4, n_test=4, test_repeats=6),
         scan={"subject": "small", "session": 1, "scan_idx": 1},
         networks=plan.networks[:1],
     )
