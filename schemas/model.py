@@ -436,6 +436,8 @@ class Model(dj.Computed):
     def compare(cls, *keys: Any) -> pd.DataFrame:
         """Return the settings in which models differ, beside their scores, the best on validation first.
 
+        Models of several groups of datasets have their group beside the seed.
+
         Parameters
         ----------
         *keys
@@ -451,7 +453,8 @@ class Model(dj.Computed):
         if not rows:
             raise ConfigurationError("no trained model is selected: give keys of models, such as Model.keys()")
         frame = differing_settings([_parts(row) for row in rows])
-        for name in ("seed", *SHOWN_SCORES):
+        groups = ["group_id"] if len({row["group_id"] for row in rows}) > 1 else []
+        for name in (*groups, "seed", *SHOWN_SCORES):
             frame[name] = [row[name] for row in rows]
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
 
