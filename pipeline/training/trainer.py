@@ -119,7 +119,7 @@ class _Training:
         self.checkpointing = checkpointing
         self.device = members[0].encoder.device
         self.gradients = Gradients(settings, self.device)
-        self.watch = FinitenessWatch(loaders["train"], self.device)
+        self.watch = FinitenessWatch(self._batches, self.device)
         self.joint_steps = max(len(loader) for loader in loaders["train"].values())
         self.scales = {data_key: _scale(loader, settings) for data_key, loader in loaders["train"].items()}
         self.fingerprint = self._fingerprint()
@@ -153,12 +153,15 @@ class _Training:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def _batches(self, epoch: int) -> Iterator[Mapping[str, Batch]]:
+        return joint_batches(self.loaders["train"], epoch, self.settings.order_seed)
+
     def _epoch(self, running: Sequence[Member], position: Position) -> list[Epoch]:
         started = time.perf_counter() - position.seconds
         if position.step == 0:
             for member in running:
                 member.begin_epoch(position.epoch)
-        batches = joint_batches(self.loaders["train"], position.epoch)
+        batches = self._batches(position.epoch)
         with self.gradients.prepared(running):
             for step, joint in enumerate(itertools.islice(batches, position.step, None), position.step):
                 self._step(running, joint, position.epoch, step)

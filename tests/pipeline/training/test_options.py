@@ -6,13 +6,16 @@ import copy
 import dataclasses
 import logging
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from pipeline.errors import TrainingError
 from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, build_encoder
@@ -224,6 +227,66 @@ def test_training_killed_within_an_epoch_goes_on_from_there(population: Any, tmp
     for one, other in zip(expected, found, strict=True):
         timeless = [[dataclasses.replace(e, seconds=0) for e in result.history] for result in (one, other)]
         assert timeless[0] == timeless[1]
+
+
+class Augmented(Dataset):
+    """Clips at random, of all three sources of random numbers that loaders of others use."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, row: int) -> Any:
+        self.asked += 1
+        batch, first = self._batches[row], int(np.random.randint(8))
+        videos = batch.videos[:, :, first : first + 24] + 0.1 * torch.rand(1) * random.choice([-1, 1])
+        return batch._replace(videos=videos, responses=batch.responses[:, :, first : first + 24])
+
+
+def test_loaders_that_draw_at_random_give_the_same_batches_after_a_stop(population: Any, tmp_path: Path) -> None:
+    """A loader that knows no epochs; others draw numbers meanwhile, and a member more must not change the order."""
+    settings, file = Default(max_epochs=3, lr_init=0.02), tmp_path / "training.safetensors"
+
+    def trained(seeds: list[int], stop_at: int = -1, **more: Any) -> list[Encoder]:
+        dataset = Augmented(population.loaders["train"]["lgn"])
+        loader = DataLoader(dataset, batch_size=None, sampler=RandomSampler(dataset))
+        encoders = [fresh(population, seed) for seed in seeds]
+
+        def disturb(*_: Any) -> None:
+            np.random.rand(3), torch.rand(2), random.random()
+            if dataset.asked == stop_at:
+                raise _KilledError
+
+        for encoder in encoders:
+            encoder.register_forward_hook(disturb)
+        train_together(encoders, population.loaders | {"train": {"lgn": loader}}, settings, seeds, **more)
+        return encoders
+
+    np.random.seed(1)
+    random.seed(1)
+    expected = trained([1, 2])
+    (alone,) = trained([2])
+    assert_same(expected[1], alone)
+    with pytest.raises(_KilledError):
+        trained([1, 2], stop_at=5, checkpointing=Checkpointing(file, 0))  # the second of three batches of epoch 2
+    for one, other in zip(expected, trained([1, 2], checkpointing=Checkpointing(file, 0)), strict=True):
+        assert_same(one, other)
+
+
+def test_each_epoch_and_order_seed_has_an_order_of_its_own(population: Any) -> None:
+    batches = [population.loaders["train"]["lgn"][0]._replace(behavior=torch.tensor(float(i))) for i in range(12)]
+    loader = DataLoader(batches, batch_size=None, shuffle=True)
+
+    def order(epoch: int, seed: int) -> list[float]:
+        torch.rand(3)
+        return [joint["a"].behavior.item() for joint in joint_batches({"a": loader}, epoch, seed)]
+
+    assert sorted(order(1, 0)) == list(range(12))
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(epoch, seed)) for epoch in (1, 2) for seed in (0, 1)}) == 4
 
 
 def test_checkpoints_are_written_when_they_are_due(population: Any, tmp_path: Path) -> None:
