@@ -27,12 +27,11 @@ from pipeline.models.cores.rotation2d import RotationEquivariant2d, hermite_basi
 from pipeline.models.cores.roughness import (
     INPUT_REGULARIZERS,
     gaussian_weights,
-    laplace,
     weighted_laplace_l2,
 )
 from pipeline.models.cores.se2d import SE2d
 from pipeline.models.cores.stacked2d import Stacked2d, Stacked2dCore
-from pipeline.models.regularization import group_sparsity, spatial_laplace
+from pipeline.models.regularization import group_sparsity, laplace, spatial_laplace
 
 SMALL = {"hidden_channels": 4, "input_kern": 5, "hidden_kern": 3}
 ROTATING = {"hidden_channels": 2, "input_kern": 5, "hidden_kern": 3, "layers": 2, "num_rotations": 4}
