@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline import models
 from pipeline.datasets.batches import MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
@@ -202,6 +203,7 @@ def test_still_images_are_movies_of_one_frame(info: DataInfo) -> None:
 
 def test_registries_hold_kinds_with_defaults_and_distinct_hashes() -> None:
     for registry in (CORES, RECURRENTS, READOUTS, SHIFTERS, MODULATORS):
+        assert all(getattr(models, kind.kind()) is kind and kind.kind() in models.__all__ for kind in registry)
         kinds = [kind() for kind in registry]
         assert len({kind.hash() for kind in kinds}) == len(registry)
         assert all(kind.from_dict(kind.settings()) == kind for kind in kinds)
