@@ -112,7 +112,9 @@ def test_missing_behaviour_and_pupil_are_neutral(info: DataInfo) -> None:
 def test_chosen_units_equal_a_slice_of_all(network: Network, info: DataInfo) -> None:
     encoder = strong(build_encoder(network, info, seed=1)).eval()
     every = encoder(data_key="one", **inputs())
-    torch.testing.assert_close(encoder(data_key="one", unit_idx=[5, 2], **inputs()), every[:, [5, 2]])
+    for unit_idx in ([5, 2], (5, 2), range(1, 4), torch.tensor([3]), []):
+        found = encoder(data_key="one", unit_idx=unit_idx, **inputs())
+        torch.testing.assert_close(found, every[:, list(unit_idx)])
 
 
 @pytest.mark.parametrize("network", [FULL, RECURRENT])
