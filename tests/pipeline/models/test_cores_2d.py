@@ -375,6 +375,7 @@ def test_recipe_of_staticnet_makes_a_model_of_images() -> None:
         (CNN, {"kernels": (5, 3)}, "one value for each layer"),
         (CNN, {"strides": (1, 2)}, "one value for all, or one for each"),
         (CNN, {"kernels": (4, 3, 3), "padding": True}, "even size"),
+        (CNN, {"kernels": (5, 1, 3)}, r"CNN\.strides: 2 is not allowed in layer 2, .* it must be 1, or use larger"),
         (GaussianLaplace, {"hidden_kern": 4}, "even size"),
     ],
 )
