@@ -142,7 +142,8 @@ def require_equal(encoder: Encoder, inputs: Tensor, cropped: bool, **signals: An
     weights = torch.linspace(1, 2, wanted.numel()).view_as(wanted)
     gradients = [torch.autograd.grad((x * weights).sum(), inputs)[0] for x in (wanted, found)]
     assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5 * float(gradients[0].abs().max()))
+    # A softmax over places makes more of what single precision rounds.
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=3e-5 * float(gradients[0].abs().max()))
 
 
 @pytest.mark.parametrize("core", LOCAL, ids=case)
