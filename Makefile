@@ -1,7 +1,7 @@
 # make install   a virtual environment in .venv with the tested versions; only Python 3.10-3.13 and pip are needed
 # make demo      the whole pipeline on simulated recordings, on the embedded server
 # make test      every test, on the embedded server and, where one is named or runs, on MySQL
-# make test-fast the quick ones, which need no server (below three minutes)
+# make test-fast the quick ones, which need no server (below two minutes)
 # make lint      ruff and mypy
 # make clean     remove the environment and what the tools left
 
@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast lint clean
+.PHONY: install demo test test-fast test-embedded test-mysql test-models test-others lint clean
 
 install: $(STAMP)
 
@@ -26,18 +26,39 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/geniculate demo
 
+# The tests are four groups that share nothing, as many at a time as there are cores (JOBS=1: one after the other). What
+# one prints comes when it has ended, except from a make older than 4.0. A test belongs to test-others unless something
+# says otherwise, so none is left out.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+SIDE_BY_SIDE := --no-print-directory --keep-going --jobs=$(JOBS) $(SYNC)
+PYTEST := $(BIN)/python -m pytest -rs
+MODELS := tests/benchmarks tests/pipeline/models tests/pipeline/training
+MARKED := not database and not embedded
+
 test: $(STAMP)
-	env -u GENICULATE_TEST_MYSQL $(BIN)/python -m pytest -rs
+	@$(MAKE) $(SIDE_BY_SIDE) test-embedded test-mysql test-models test-others
+
+test-fast: $(STAMP)
+	@$(MAKE) $(SIDE_BY_SIDE) test-models test-others MARKED="not slow and $(MARKED)"
+
+test-embedded: $(STAMP)
+	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "database or embedded"
+
+test-mysql: $(STAMP)
 	@server="$${GENICULATE_TEST_MYSQL:-$$(tools/mysql.sh url 2>/dev/null)}"; \
 	if [ -n "$$server" ]; then \
 		echo "The database tests again, on MySQL"; \
-		GENICULATE_TEST_MYSQL="$$server" $(BIN)/python -m pytest -rs -m database; \
+		GENICULATE_TEST_MYSQL="$$server" $(PYTEST) -m database; \
 	else \
 		echo "No MySQL: its tests were left out (tools/mysql.sh start, or name one in GENICULATE_TEST_MYSQL)"; \
 	fi
 
-test-fast: $(STAMP)
-	$(BIN)/python -m pytest -rs -m "not slow and not database and not embedded"
+test-models: $(STAMP)
+	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "$(MARKED)" $(MODELS)
+
+test-others: $(STAMP)
+	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "$(MARKED)" $(MODELS:%=--ignore=%)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

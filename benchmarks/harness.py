@@ -69,12 +69,15 @@ class Measured:
         the machine was busy with something else.
     peak : float
         Peak of the resident memory (bytes) above that before opening, in a process of its own; NaN if not measured.
+    computing : tuple of float
+        Seconds of the processor that an item took, one for each repetition.
     """
 
     rates: tuple[float, ...]
     opening: float
     busy: float
     peak: float = float("nan")
+    computing: tuple[float, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -125,6 +128,7 @@ def compare(alternatives: Sequence[Alternative], repetitions: int, memory: bool 
         work[alternative.name]()
     rates: dict[str, list[float]] = {name: [] for name in work}
     busy: dict[str, list[float]] = {name: [] for name in work}
+    spent: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repetitions):
         for name, run in work.items():
             wall, computing = time.perf_counter(), time.process_time()
@@ -132,12 +136,14 @@ def compare(alternatives: Sequence[Alternative], repetitions: int, memory: bool 
             wall, computing = time.perf_counter() - wall, time.process_time() - computing
             rates[name].append(items / wall)
             busy[name].append(computing / wall)
+            spent[name].append(computing / items)
     return {
         alternative.name: Measured(
             rates=tuple(rates[alternative.name]),
             opening=opening[alternative.name],
             busy=statistics.median(busy[alternative.name]),
             peak=peak_memory(alternative) if memory else float("nan"),
+            computing=tuple(spent[alternative.name]),
         )
         for alternative in alternatives
     }
@@ -233,6 +239,21 @@ def ratios(measured: Mapping[str, Measured], rate: str, prefix: str = "") -> dic
             figures[f"{prefix}peak_mib{suffix}"] = what.peak / MIB
         if suffix:
             figures[f"{prefix}ratio{suffix}"] = measured[OURS].rate / what.rate
+    return figures
+
+
+def cpu_ratios(measured: Mapping[str, Measured]) -> dict[str, float]:
+    """Return ``cpu_ratio_<name>``: by how much more of the processor's time the others took than ours.
+
+    Each repetition is compared with ours of the same turn. The median, and ``_lowest`` and ``_highest`` after its name:
+    unlike ratios of the wall clock's time they hold on a machine that is shared.
+    """
+    figures: dict[str, float] = {}
+    for name, what in measured.items():
+        if name != OURS:
+            found = [theirs / ours for theirs, ours in zip(what.computing, measured[OURS].computing, strict=True)]
+            figures[f"cpu_ratio_{name}"] = statistics.median(found)
+            figures |= {f"cpu_ratio_{name}_lowest": min(found), f"cpu_ratio_{name}_highest": max(found)}
     return figures
 
 

@@ -19,6 +19,7 @@ from benchmarks.harness import (
     Alternative,
     Target,
     compare,
+    cpu_ratios,
     memory_of_work,
     one_core,
     print_comparison,
@@ -148,11 +149,15 @@ def _seeds(options: Options, name: str) -> dict[str, float]:
     alternatives = [
         Alternative(OURS, open_seeds, {**common, "together": True}),
         Alternative("one_by_one", open_seeds, {**common, "together": False}),
+        Alternative("one_by_one_opened", open_seeds, {**common, "together": False, "reopen": False}),
     ]
     measured = compare(alternatives, options.repetitions, memory=False)
     title = f"{options.seeds} seeds: {task.batch} images, {task.units:,} units, evaluations included"
     print_comparison(options.console, title, measured, "images/s")
-    return ratios(measured, "per_second")
+    ratios_of_cpu = cpu_ratios(measured)
+    for figure, value in ratios_of_cpu.items():
+        options.console.print(f"{figure}: {value:,.4g}")
+    return ratios(measured, "per_second") | ratios_of_cpu
 
 
 def _whole(options: Options, name: str) -> dict[str, float]:
@@ -207,6 +212,7 @@ def _targets(figures: Mapping[str, float]) -> list[Target]:
         Target("images_ratio_plain", at_least=2.5),
         *[Target(f"{name}_largest_difference_of_losses", at_most=1e-3) for name in FULL],
         *[Target(f"{name}_growth_mib", at_most=16) for name in FULL],
+        Target("seeds_cpu_ratio_one_by_one", at_least=1),
         Target("whole_ratio_plain", at_least=2),
         *[Target(f"whole_difference_{when}", at_most=1e-3) for when in ("at_start", "after_epoch_1")],
     ]

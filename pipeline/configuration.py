@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -104,7 +105,7 @@ class Configuration:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = self._coerce(field.name, getattr(self, field.name))
+            value = self.coerced(field.name, getattr(self, field.name))
             complaint = field.metadata["setting"].complaint(value) if value is not None else ""
             if complaint:
                 raise ConfigurationError(
@@ -118,7 +119,8 @@ class Configuration:
         return cls.__name__
 
     @classmethod
-    def field_types(cls) -> dict[str, tuple[Any, bool]]:
+    @functools.cache  # annotations are text, which takes long to evaluate
+    def field_types(cls) -> Mapping[str, tuple[Any, bool]]:
         """Map each field to its type without ``None`` and whether ``None`` is allowed."""
         hints = typing.get_type_hints(cls)
         found = {}
@@ -126,7 +128,7 @@ class Configuration:
             hint = hints[field.name]
             options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             found[field.name] = (next(o for o in options if o is not types.NoneType), types.NoneType in options)
-        return found
+        return types.MappingProxyType(found)
 
     @classmethod
     def _meaning(cls, name: str) -> str:
@@ -134,7 +136,14 @@ class Configuration:
         return f"{known.doc}, {known.unit}" if known.unit else known.doc
 
     @classmethod
-    def _coerce(cls, name: str, value: Any) -> Any:
+    def coerced(cls, name: str, value: Any) -> Any:
+        """Return a value in the type of its setting; sequences may be JSON.
+
+        Raises
+        ------
+        ConfigurationError
+            If it has no such value; the range is not looked at.
+        """
         wanted, optional = cls.field_types()[name]
         if value is None and optional:
             return None

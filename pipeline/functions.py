@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ import torch
 from pipeline import legacy
 from pipeline.configuration import Configuration, setting
 from pipeline.errors import ConfigurationError
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,34 @@ def own_randomness(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def drawn_alike(items: Iterable[ItemT], *numbers: int) -> Iterator[ItemT]:
+    """Yield what an iterable gives if these numbers seed Python's, NumPy's and PyTorch's random numbers (on the CPU).
+
+    Whatever is drawn between two items changes nothing of the next, and is not changed by them.
+    """
+    (seed,) = np.random.SeedSequence(numbers).generate_state(1).tolist()
+    with own_randomness(seed):
+        iterator, own = iter(items), _random_states()
+    while True:
+        others = _random_states()
+        _set_random_states(own)
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            own = _random_states()
+            _set_random_states(others)
+        yield item
+
+
+def _random_states() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])

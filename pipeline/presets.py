@@ -1,9 +1,9 @@
 """Published models by name, and two of ours: what was trained, on which data, by which trainer.
 
-Settings are those of the publications or of their code. Three things differ on purpose: batch normalisation carries the
-only bias of a layer, a modulator's gain may fall below 1, and the Sensorium 2023 recurrent baseline has no penalty on
-its hidden layers, whose published weight of 500,000 outweighs the data before anything is learned. The Lviv course asks
-for a simpler CNN than its own: `lviv_cnn` is one, and `lviv_fast_cnn` trains about as fast as its linear model.
+Settings are those of the publications or of their code; staticnet's modulator counted hidden layers only. Two things
+differ on purpose: batch normalisation carries the only bias of a layer, and the two recurrent models have no penalty on
+their hidden layers, whose published weight of 500,000 outweighs the data before anything is learned. The Lviv course
+asks for a simpler CNN than its own: `lviv_cnn` is one, and `lviv_fast_cnn` trains about as fast as its linear model.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ _COURSE_READOUT = dataclasses.replace(
     _LURZ_READOUT, init_mu_range=0.55, init_sigma=0.4, gamma_readout=2.439, predictor_final_tanh=False
 )
 _DENSE_READOUT = FullyConnected(gamma_readout=0.1)
-_MOVIE_READOUT = FullGaussian2d(init_mu_range=0.2, init_sigma=1.0, gauss_type="full", gamma_readout=0.0)
+_THESIS_READOUT = FullGaussian2d(init_mu_range=0.2, init_sigma=1.0, gauss_type="full", gamma_readout=0.0)
+_DYNAMIC_READOUT = dataclasses.replace(_THESIS_READOUT, grid_mean_predictor="cortex", predictor_hidden_layers=1)
 _PIXELS_ONLY = CorrectedAreaLayer(behavior="none", pupil="none", opto="none")
 _BEHAVIOR_CHANNELS = MovieClips(clip_frames=80, behavior="channels", opto="none")
 
@@ -129,14 +130,15 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     hidden_kern=7,
                     layers=4,
                     gamma_input=500.0,
+                    final_nonlinearity=False,
                     momentum=0.9,
                 ),
                 ConvGRU(hidden_channels=64, input_kernel=9, recurrent_kernel=9),
-                _MOVIE_READOUT,
+                _DYNAMIC_READOUT,
                 MLP(hidden_channels=5, layers=3),
             ),
             _BEHAVIOR_CHANNELS,
-            _trainer(8, optimizer="adamw"),
+            _trainer(8, lr_decay_steps=4, optimizer="adamw"),
             _DYNAMIC,
         ),
         "sensorium2023_factorized": Preset(
@@ -150,11 +152,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     momentum=0.7,
                     padding=False,
                 ),
-                readout=_MOVIE_READOUT,
+                readout=_DYNAMIC_READOUT,
                 shifter=MLP(hidden_channels=5, layers=3),
             ),
             _BEHAVIOR_CHANNELS,
-            _trainer(8, optimizer="adamw"),
+            _trainer(8, lr_decay_steps=4, optimizer="adamw"),
             _DYNAMIC,
         ),
         "staticnet": Preset(
@@ -170,7 +172,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 ),
                 readout=SpatialTransformerPyramid2d(scale_n=5, downsample=True, gamma_readout=1.0),
                 shifter=MLP(hidden_channels=5, layers=3),
-                modulator=MLPGain(hidden_channels=10, layers=2),
+                modulator=MLPGain(hidden_channels=10, layers=3),
             ),
             CorrectedAreaLayer(opto="none"),
             Default(
@@ -189,7 +191,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Network(
                 Stacked2d(hidden_channels=32, input_kern=7, hidden_kern=5, layers=3, gamma_input=500.0, momentum=0.9),
                 ConvGRU(hidden_channels=32, input_kernel=7, recurrent_kernel=7),
-                _MOVIE_READOUT,
+                _THESIS_READOUT,
                 MLP(hidden_channels=5, layers=3),
             ),
             MovieClips(clip_frames=80),

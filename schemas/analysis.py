@@ -17,6 +17,7 @@ from pipeline.analysis.readouts import (
     pixels_to_degrees,
     readout_properties,
 )
+from pipeline.analysis.scores import SCORED_TIERS
 from pipeline.datasets.loaders import ScanLoader
 from pipeline.errors import ConfigurationError
 from pipeline.models import Encoder
@@ -32,7 +33,7 @@ schema = open_schema("analysis")
 Key = dict[str, Any]
 Screen = tuple[float, float]
 
-PREDICTED_TIERS = ("train", *model.SCORED_TIERS, "withheld")
+PREDICTED_TIERS = ("train", *SCORED_TIERS, "withheld")
 """Tiers of which predictions can be stored."""
 
 

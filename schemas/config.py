@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, cast
 
 import datajoint as dj
 
@@ -28,7 +29,8 @@ from pipeline.models.nonlinearities import NONLINEARITIES
 from pipeline.presets import preset
 from pipeline.training import TRAINERS
 from schemas.connection import schema as open_schema
-from schemas.typed import ConfigurationTable, Key, configured_by
+from schemas.restrictions import by_key
+from schemas.typed import ConfigurationTable, Key, configured_by, to_row
 
 schema = open_schema("config")
 
@@ -145,6 +147,11 @@ PART_TABLES = {
 }
 
 
+def load_part(name: str, digest: str) -> Any:
+    """Return a part of `NETWORK_PARTS` by its hash. Whoever joins many networks passes ``cache(load_part)`` instead."""
+    return PART_TABLES[name].load({f"{name}_hash": digest})
+
+
 @dataclass(frozen=True)
 class CorePlusReadout(Configuration):
     """Core, recurrent module, readout, shifter and modulator, joined to a network."""
@@ -169,17 +176,42 @@ class NetworkConfig(ConfigurationTable):
 
     @classmethod
     def add(cls, config: Configuration | Network) -> Key:
-        """Insert a network, and its parts if they are new, and return its key."""
-        if isinstance(config, Network):
-            keys: dict[str, str] = {}
-            for name, part in network_parts(config).items():
-                keys.update(PART_TABLES[name].add(part))
-            config = CorePlusReadout(**keys, nonlinearity=config.nonlinearity)
-        return super().add(config)
+        """Insert a network, and its parts if they are new, and return its key.
+
+        Raises
+        ------
+        ConfigurationError
+            If its parts make no sense together, whatever the data; nothing is written then.
+        """
+        if not isinstance(config, Network):
+            cls._require_sense(config)
+            return super().add(config)
+        parts = network_parts(config)
+        hashes = {f"{name}_hash": part.hash() for name, part in parts.items()}
+        row = CorePlusReadout(**hashes, nonlinearity=config.nonlinearity)
+        for name, part in parts.items():
+            PART_TABLES[name].part_of(type(part))
+            to_row(part)  # all are known to be right before the first is written
+        cls._require_sense(row, config)
+        for name, part in parts.items():
+            PART_TABLES[name].add(part)
+        return super().add(row)
 
     @classmethod
-    def fill(cls, *parts: Iterable[Mapping[str, Any]], nonlinearity: str = "elu") -> list[Key]:
-        """Add every network that combines one key of each list of part keys, and return their keys.
+    def fill(cls, *parts: Any, nonlinearity: str = "elu") -> list[Key]:
+        """Add every network that combines one of each choice of parts, or none, and return their keys.
+
+        Parameters
+        ----------
+        *parts : key, query, table, or a list of these
+            Which cores, recurrent modules, readouts, shifters and modulators, in any order.
+        nonlinearity : str
+            Of the output of all.
+
+        Raises
+        ------
+        ConfigurationError
+            If no choice of one of the parts is given, or parts make no sense together.
 
         Examples
         --------
@@ -187,11 +219,32 @@ class NetworkConfig(ConfigurationTable):
         ...                    RecurrentConfig.NoRecurrence.fill(), ReadoutConfig.FullGaussian2d.fill(),
         ...                    ShifterConfig.NoShifter.fill(), ModulatorConfig.NoModulator.fill())  # doctest: +SKIP
         """
-        networks = ({name: value for key in keys for name, value in key.items()} for keys in itertools.product(*parts))
-        return [cls.add(CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity})) for keys in networks]
+        choices = [_keys(part) for part in parts]
+        given = {name for choice in choices for key in choice for name in key}
+        without = [name for name in NETWORK_PARTS if f"{name}_hash" not in given]
+        if without and all(choices):
+            raise ConfigurationError(
+                f"a network is made of {', '.join(NETWORK_PARTS)}, and no {without[0]} is given: give keys of "
+                f"{PART_TABLES[without[0]].__name__}, such as what fill() of one of its kinds returns"
+            )
+        combined = itertools.product(*choices)
+        networks = ({name: value for key in keys for name, value in key.items()} for keys in combined)
+        made = [CorePlusReadout.from_dict({**keys, "nonlinearity": nonlinearity}) for keys in networks]
+        part = cache(load_part)
+        for row in made:
+            cls._require_sense(row, part=part)
+        return [super(NetworkConfig, cls).add(row) for row in made]
 
     @classmethod
-    def load_network(cls, key: Mapping[str, Any]) -> Network | Function:
+    def _require_sense(
+        cls, row: Configuration, network: Network | None = None, part: Callable[[str, str], Any] = load_part
+    ) -> None:
+        """Refuse a new row whose parts are not there or suit no data; what functions make is not looked at."""
+        if isinstance(row, CorePlusReadout) and not len(cls & {cls.hash_name: row.hash()}):
+            _with_architecture(network or cls.joined(row, part)).check()
+
+    @classmethod
+    def load_network(cls, key: Mapping[str, Any], part: Callable[[str, str], Any] = load_part) -> Network | Function:
         """Return the network that a key names, with all its parts, or the function that makes it.
 
         A pretrained core has the architecture of the core that it is from.
@@ -201,11 +254,14 @@ class NetworkConfig(ConfigurationTable):
         ConfigurationError
             If there is no such network, or its core is from a network that is not there or has no core of ours.
         """
-        joined = cls.load(key)
-        if isinstance(joined, Function):
-            return joined
-        settings = joined.settings()
-        parts: dict[str, Any] = {name: table.load(settings) for name, table in PART_TABLES.items()}
+        found = cls.load(key)
+        return cls.joined(found, part) if isinstance(found, CorePlusReadout) else cast(Function, found)
+
+    @classmethod
+    def joined(cls, config: CorePlusReadout, part: Callable[[str, str], Any] = load_part) -> Network:
+        """Return the network whose parts, which must be in their tables, a row names."""
+        settings = config.settings()
+        parts = {name: part(name, settings[f"{name}_hash"]) for name in NETWORK_PARTS}
         if isinstance(parts["core"], Pretrained):
             parts["pretrained"] = parts["core"]
             parts["core"] = cls.source_core(parts["core"])
@@ -220,6 +276,11 @@ class NetworkConfig(ConfigurationTable):
         ConfigurationError
             If the source's network is not there or was made by a function.
         """
+        if not len(cls & {"network_hash": pretrained.source_network_hash}):
+            raise ConfigurationError(
+                f"{pretrained.kind()}.source_network_hash: {pretrained.source_network_hash!r} is not allowed, it must "
+                "be that of a network that is there; Model.core_of names the core of a trained model"
+            )
         source = cls.load_network({"network_hash": pretrained.source_network_hash})
         if isinstance(source, Function):
             raise ConfigurationError(
@@ -228,12 +289,36 @@ class NetworkConfig(ConfigurationTable):
         return source.core
 
 
+def _keys(given: Any) -> list[Key]:
+    """Return the keys that are given: one of them, a query or a table, or a list of these."""
+    if isinstance(given, Mapping):
+        return [dict(given)]
+    given = by_key(given)
+    if isinstance(given, dj.expression.QueryExpression):
+        return list(given.to_dicts())
+    return [key for item in given for key in _keys(item)]
+
+
 def network_parts(network: Network | Function) -> dict[str, Configuration]:
     """Return the configurations that make up a network: those of `NETWORK_PARTS`, or the function as ``network``."""
     if isinstance(network, Function):
         return {"network": network}
     parts = {name: getattr(network, name) for name in NETWORK_PARTS}
     return parts if network.pretrained is None else {**parts, "core": network.pretrained}
+
+
+def _with_architecture(network: Network) -> Network:
+    """Return a network whose pretrained core, if it has one, has the architecture of the core that it is from."""
+    pretrained = network.core if isinstance(network.core, Pretrained) else network.pretrained
+    if pretrained is None:
+        return network
+    core = NetworkConfig.source_core(pretrained)
+    if network.core not in (pretrained, core):
+        raise ConfigurationError(
+            f"the core beside a pretrained one, a {network.core.kind()}, is not that which was trained, a "
+            f"{core.kind()}: give the network what NetworkConfig.source_core returns, or no pretrained core"
+        )
+    return replace(network, core=core, pretrained=pretrained)
 
 
 @schema

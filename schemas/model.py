@@ -11,11 +11,10 @@ import datajoint as dj
 import pandas as pd
 
 from pipeline.analysis.comparison import differing_settings, flat_settings, labels
-from pipeline.analysis.scores import MEASURES, UnitScores, score_loader
+from pipeline.analysis.scores import MEASURES, UnitScores, mean_over_units, score_loaders
 from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo
 from pipeline.errors import ConfigurationError
-from pipeline.metrics import mean_of_defined
 from pipeline.models import Encoder, Network
 from pipeline.models.base import Architecture, EncodingModel
 from pipeline.models.cores import Pretrained
@@ -28,6 +27,7 @@ from pipeline.training.history import TrainingResult
 from pipeline.training.start import initial_encoder
 from schemas import config, dataset, recording
 from schemas.connection import schema as open_schema
+from schemas.misfits import refuse_misfits
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import effective
 from schemas.rows import null
@@ -36,9 +36,6 @@ from schemas.training import checkpoint_file, train_encoders
 schema = open_schema("model")
 
 Key = dict[str, Any]
-
-SCORED_TIERS = ("validation", "test", "final", "ood")
-"""Tiers that models are scored on, where they have trials with responses."""
 
 
 def _scan_columns(measure: str) -> str:
@@ -96,7 +93,8 @@ class ModelSelection(dj.Manual):
         Raises
         ------
         ConfigurationError
-            If a restriction names nothing that could be selected, or the priority is out of range.
+            If a restriction names nothing that could be selected, the priority is out of range, or a network does
+            not suit its data.
         """
         if not 0 <= priority <= LEAST_URGENT:
             raise ConfigurationError(f"priority {priority} is out of range: 0 (most urgent) to {LEAST_URGENT}")
@@ -104,8 +102,14 @@ class ModelSelection(dj.Manual):
         for restriction in restrictions:
             wanted = wanted & effective(restriction, wanted.heading.names, "models")
         new = (wanted.proj() - cls.proj()).keys()
-        cls.insert(({**key, "selection_priority": priority} for key in new), skip_duplicates=True)
+        cls().insert([{**key, "selection_priority": priority} for key in new], skip_duplicates=True)
         return len(new)
+
+    def insert(self, rows: Any, **options: Any) -> None:
+        """Select models, or none if a network does not suit its data; see `schemas.misfits`."""
+        rows = rows.to_dicts() if isinstance(rows, dj.expression.QueryExpression) else list(rows)
+        refuse_misfits(rows)
+        super().insert(rows, **options)
 
 
 def _networks() -> dj.expression.QueryExpression:
@@ -264,7 +268,7 @@ class Model(dj.Computed):
             encoders[seed], of_member = self.load_encoder({**key, "seed": seed})
             info = info if results else of_member
         model = EnsembleEncoder(encoders) if len(encoders) > 1 else encoders[key["seed"]]
-        return results, score_encoder(model, loaders), info, model, time.perf_counter() - started
+        return results, score_loaders(model, loaders), info, model, time.perf_counter() - started
 
     def make_insert(
         self,
@@ -281,8 +285,8 @@ class Model(dj.Computed):
         self.insert1(
             {
                 **key,
-                "validation_correlation": null(_mean_over_units(scores, "validation")),
-                "test_correlation": null(_mean_over_units(scores, "test")),
+                "validation_correlation": null(mean_over_units(scores, "validation")),
+                "test_correlation": null(mean_over_units(scores, "test")),
                 "model_best_epoch": None if alone is None else alone.best_epoch,
                 "model_epochs": max(epochs) if epochs else None,
                 "model_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
@@ -432,6 +436,8 @@ class Model(dj.Computed):
     def compare(cls, *keys: Any) -> pd.DataFrame:
         """Return the settings in which models differ, beside their scores, the best on validation first.
 
+        Models of several groups of datasets have their group beside the seed.
+
         Parameters
         ----------
         *keys
@@ -447,7 +453,8 @@ class Model(dj.Computed):
         if not rows:
             raise ConfigurationError("no trained model is selected: give keys of models, such as Model.keys()")
         frame = differing_settings([_parts(row) for row in rows])
-        for name in ("seed", *SHOWN_SCORES):
+        groups = ["group_id"] if len({row["group_id"] for row in rows}) > 1 else []
+        for name in (*groups, "seed", *SHOWN_SCORES):
             frame[name] = [row[name] for row in rows]
         return frame.sort_values("validation_correlation", ascending=False, ignore_index=True)
 
@@ -476,19 +483,3 @@ def _ours(encoder: EncodingModel) -> Encoder:
     if not isinstance(encoder, Encoder):
         raise ConfigurationError("a network that a function made has no core that could be used again")
     return encoder
-
-
-def score_encoder(encoder: EncodingModel, loaders: dataset.ScanLoaders) -> dict[tuple[str, str], UnitScores]:
-    """Score an encoder on all trials of every scan that do not train and have responses, by (tier, data_key)."""
-    scores = {}
-    for tier in SCORED_TIERS:
-        for data_key, loader in loaders.get(tier, {}).items():
-            found = score_loader(encoder, loader, data_key)
-            if found is not None:
-                scores[tier, data_key] = found
-    return scores
-
-
-def _mean_over_units(scores: dict[tuple[str, str], UnitScores], tier: str) -> float:
-    values = [v for (name, _), found in scores.items() if name == tier for v in found.single_trial_correlation]
-    return mean_of_defined(values)[0] if values else float("nan")

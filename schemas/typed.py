@@ -93,12 +93,34 @@ class ConfigurationPart(dj.Part):
         --------
         >>> CoreConfig.Stacked2d.fill(hidden_kern=[3, 7], layers=4)  # doctest: +SKIP
         """
-        return [cls.master.add(config) for config in cls.kind.product(**values)]  # type: ignore[attr-defined]
+        configs = list(cls.kind.product(**values))
+        for config in configs:
+            to_row(config)  # before the first is written, all are known to be right
+        return [cls.master.add(config) for config in configs]  # type: ignore[attr-defined]
 
     @classmethod
     def explain(cls) -> Settings:
         """Return what each setting of this kind is, as a pandas frame."""
         return settings_of(cls.kind)
+
+    def restrict(self, restriction: Any, semantic_check: bool = True) -> Any:
+        """Restrict by settings as they are written in Python: ``Factorized3d & {"hidden_channels": (16, 16)}``."""
+        return super().restrict(self._as_stored(restriction), semantic_check)
+
+    def _as_stored(self, restriction: Any) -> Any:
+        """Return a restriction with sequences in JSON, as they are in the table."""
+        if isinstance(restriction, Mapping):
+            return {name: self._column_value(name, value) for name, value in restriction.items()}
+        if isinstance(restriction, dj.Not):
+            return dj.Not(self._as_stored(restriction.restriction))
+        if isinstance(restriction, list | tuple):
+            parts = [self._as_stored(part) for part in restriction]
+            return dj.AndList(parts) if isinstance(restriction, dj.AndList) else parts
+        return restriction
+
+    def _column_value(self, name: str, value: Any) -> Any:
+        sequence = typing.get_origin(self.kind.field_types().get(name, (None,))[0]) is tuple
+        return json.dumps(self.kind.coerced(name, value)) if sequence and value is not None else value
 
     def insert(self, rows: Iterable[Mapping[str, Any]], **options: Any) -> None:
         """Validate rows of settings and add them all, or none; the hash follows from the settings and may be left out.

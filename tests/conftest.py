@@ -52,6 +52,8 @@ _FOLDER = _open_temporary_folder()
 for _name in [n for n in os.environ if n.startswith("DJ_") or n in ("GENICULATE_DATASETS", "GENICULATE_HOME")]:
     del os.environ[_name]
 os.environ["DJ_IGNORE_CONFIG_FILE"] = "true"
+# Networks as small as the tests' are slower on several threads, and much slower where other processes run beside them.
+os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 os.environ["GENICULATE_HOME"] = str(_FOLDER / "home")
 os.environ["GENICULATE_PREFIX"] = f"test_{secrets.token_hex(4)}"
 if os.environ.get("GENICULATE_TEST_MYSQL"):
@@ -116,7 +118,7 @@ def begin() -> Callable[..., subprocess.Popen[str]]:
     """Start Python code in a process of its own that uses the same tables."""
 
     def start(code: str, **extra: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **extra}
         pipe = subprocess.PIPE
         return subprocess.Popen(
             [sys.executable, "-c", code], env=environment, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ LONGEST_MODULE = 500
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+@functools.cache
 def imported(source: str) -> set[str]:
     """Every module that a source text imports, also inside functions."""
     names: set[str] = set()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from pipeline.datasets.batches import Batch
 from pipeline.datasets.function import ForeignLoader
-from pipeline.datasets.loaders import ScanLoader
+from pipeline.datasets.loaders import ScanLoader, ScanLoaders
 from pipeline.datasets.scans import in_full
 from pipeline.metrics import fraction_oracle, mean_of_defined
 from pipeline.models.base import EncodingModel
@@ -29,6 +29,9 @@ MEASURES = {
     "poisson_loss": "per bin, of normalised responses",
 }
 """The measures of `UnitScores`, in a few words."""
+
+SCORED_TIERS = ("validation", "test", "final", "ood")
+"""Tiers that models are scored on, where they have trials with responses."""
 
 UNITS_AT_ONCE = 256
 """Units whose sums are gathered together: few enough for a trial of them to stay in a processor's cache."""
@@ -154,3 +157,20 @@ def score_loader(encoder: EncodingModel, loader: ScanLoader | ForeignLoader, dat
         conditions = [conditions[position] for position in order]
         batches = in_full(loader.dataset, [loader.trials[position] for position in order])
     return score_trials(predicted_trials(encoder, batches, data_key), conditions)
+
+
+def score_loaders(encoder: EncodingModel, loaders: ScanLoaders) -> dict[tuple[str, str], UnitScores]:
+    """Score an encoder on all trials of every scan that do not train and have responses, by (tier, data_key)."""
+    scores = {}
+    for tier in SCORED_TIERS:
+        for data_key, loader in loaders.get(tier, {}).items():
+            found = score_loader(encoder, loader, data_key)
+            if found is not None:
+                scores[tier, data_key] = found
+    return scores
+
+
+def mean_over_units(scores: Mapping[tuple[str, str], UnitScores], tier: str) -> float:
+    """Return the mean single-trial correlation of the units of all scans on a tier; NaN if it is defined for none."""
+    values = [v for (name, _), found in scores.items() if name == tier for v in found.single_trial_correlation]
+    return mean_of_defined(values)[0]

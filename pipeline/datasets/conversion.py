@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,12 @@ class TensorInfo:
     tensor_dtype: str
     tensor_dimensions: str
     tensor_unit: str
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of its channels, of 'channel (treadmill, pupil_dilation), time'; empty if they have none."""
+        named = re.match(r"channel \((.*)\)", self.tensor_dimensions)
+        return tuple(named[1].split(", ")) if named else ()
 
 
 @dataclass(frozen=True)

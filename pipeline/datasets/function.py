@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.datasets.batches import Batch, ImageBatch, MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import DatasetError
-from pipeline.functions import FunctionConfiguration, named
+from pipeline.functions import FunctionConfiguration, drawn_alike, named, own_randomness
 
 _NAMES = {
     "inputs": ("images", "videos", "inputs"),
@@ -39,16 +39,38 @@ class Function(FunctionConfiguration):
 
 
 class ForeignLoader:
-    """A loader from elsewhere whose batches come as ours do."""
+    """A loader from elsewhere whose batches come as ours do.
 
-    def __init__(self, loader: Any, name: str) -> None:
+    Orders and clips that are drawn at random depend on seed and epoch only, whoever else draws random numbers.
+
+    Parameters
+    ----------
+    loader : iterable
+        With a length.
+    name : str
+        For messages.
+    seed : int
+    passes_differ : bool
+        Whether each pass adds 1 to ``epoch``, as training wants it.
+
+    Attributes
+    ----------
+    epoch : int
+        Sets what is drawn in the next pass.
+    """
+
+    def __init__(self, loader: Any, name: str, seed: int = 0, passes_differ: bool = False) -> None:
         self._loader, self._name = loader, name
+        self._seed, self._passes_differ = seed, passes_differ
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (as_batch(batch, self._name) for batch in self._loader)
+        batches = drawn_alike(self._loader, self._seed, self.epoch)
+        self.epoch += self._passes_differ
+        return (as_batch(batch, self._name) for batch in batches)
 
     @property
     def conditions(self) -> list[str]:
@@ -111,10 +133,14 @@ def open_function(
     """
     function = config.resolve()
     offered = {"paths": [str(path) for path in paths.values()], "batch_size": batch_size}
-    made = function(**{"seed": seed, **named(function, offered), **config.keywords})
+    with own_randomness(seed):
+        made = function(**{"seed": seed, **named(function, offered), **config.keywords})
     _check_nested(made, config.function)
     loaders = {
-        tier: {str(k): ForeignLoader(loader, f"{config.function}, {tier}, {k!r}") for k, loader in of_tier.items()}
+        tier: {
+            str(k): ForeignLoader(loader, f"{config.function}, {tier}, {k!r}", seed, tier == "train")
+            for k, loader in of_tier.items()
+        }
         for tier, of_tier in made.items()
     }
     return loaders, {data_key: _info(loader) for data_key, loader in loaders["train"].items()}

@@ -71,6 +71,11 @@ class ScanInfo:
         return len(self.unit_ids)
 
     @property
+    def shows_movies(self) -> bool:
+        """Whether its stimuli are movies; the frame rate of movies that a function loads is not known."""
+        return self.frame_rate is not None or self.clip_frames is not None
+
+    @property
     def pixel_channels(self) -> int:
         """How many of the input's channels, the first ones, are pixels."""
         return self.input_shape[0] - len(self.plane_means)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,31 @@ class Signals:
         return values[:, list(rows)] if rows else None
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of the signals go: behaviour, pupil position, trains of light, in this order."""
+
+    behavior: tuple[int, ...]
+    pupil: tuple[int, ...]
+    light: tuple[int, ...]
+    planes: tuple[int, ...]
+
+
+def place_signals(config: DataConfiguration, n_behavior: int, n_pupil: int, n_light: int) -> Places:
+    """Return where a configuration puts so many rows of each sort; those that it leaves out are not counted."""
+    ends = list(itertools.accumulate((n_behavior, n_pupil, n_light)))
+    rows = {"behavior": range(n_behavior), "pupil": range(n_behavior, ends[1])}
+    light = tuple(range(ends[1], ends[2]))
+    apart = {n: tuple(r) if getattr(config, n) in ("apart", "both") else () for n, r in rows.items()}
+    planes = [row for n, r in rows.items() if getattr(config, n) in ("channels", "both") for row in r]
+    return Places(
+        behavior=apart["behavior"] + (light if config.opto == "behavior" else ()),
+        pupil=apart["pupil"],
+        light=light,
+        planes=(*planes, *(light if config.opto == "channels" else ())),
+    )
+
+
 def plan_signals(config: DataConfiguration, stored: StoredDataset, train: list[int]) -> Signals:
     """Return the signals that a configuration takes from a dataset.
 
@@ -80,10 +106,6 @@ def plan_signals(config: DataConfiguration, stored: StoredDataset, train: list[i
         std.append(training.std[0] * scale[-1])
     trains = len(stored.tensor(LIGHT, train[0])) if has_light else 0
     lit = _mean_light(stored, train) if trains and config.opto != "none" else np.zeros(trains)
-    rows = {"behavior": range(len(behavior)), "pupil": range(len(behavior), len(names))}
-    light = range(len(names), len(names) + trains)
-    apart = {n: tuple(r) if getattr(config, n) in ("apart", "both") else () for n, r in rows.items()}
-    planes = [row for n, r in rows.items() if getattr(config, n) in ("channels", "both") for row in r]
     used = {"behavior": bool(behavior), "pupil_location": has_pupil, LIGHT: has_light}
     return Signals(
         tensors=tuple(tensor for tensor, is_used in used.items() if is_used),
@@ -91,10 +113,7 @@ def plan_signals(config: DataConfiguration, stored: StoredDataset, train: list[i
         scale=np.array([*scale, *[1.0] * trains], np.float32),
         training_mean=np.array([*mean, *lit]),
         pupil_std=tuple(std[len(behavior) :]),
-        behavior=apart["behavior"] + (tuple(light) if config.opto == "behavior" else ()),
-        pupil=apart["pupil"],
-        light=tuple(light),
-        planes=(*planes, *(light if config.opto == "channels" else ())),
+        **vars(place_signals(config, len(behavior), len(names) - len(behavior), trains)),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 _ROW, _PART_GAP, _GAP = 0.165, 0.02, 0.125
 _PAD, _TITLE, _GUTTER, _MARGIN, _LEGEND = 0.14, 0.36, 0.36, 0.12, 0.42
@@ -172,7 +173,7 @@ def _column_height(blocks: Sequence[Block]) -> float:
 
 def _column_width(schema: str, blocks: Sequence[Block], font: float, title_font: float) -> float:
     def inches(text: str, size: float) -> float:
-        return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
+        return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / 72
 
     widest = max(inches(table.label, font) + (_INDENT if table.master else 0.0) for block in blocks for table in block)
     # The title is bold, which is about an eighth wider than what is measured here.

@@ -11,13 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline.configuration import Configuration
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models.base import Architecture, EncodingModel, Signal
 from pipeline.models.cores import Core, CoreConfiguration, Factorized3d, Pretrained
 from pipeline.models.cores.windows import in_window
+from pipeline.models.misfits import input_channels, refuse_misfits, refuse_parts
 from pipeline.models.modulators import Modulator, ModulatorConfiguration, NoModulator
+from pipeline.models.needs import NetworkPart
 from pipeline.models.nonlinearities import output_nonlinearity
 from pipeline.models.readouts import FullGaussian2d, Readout, ReadoutConfiguration, ReadoutSite, UnitIndex
 from pipeline.models.recurrent import ConvGRU, NoRecurrence, Recurrent
@@ -48,9 +49,13 @@ class Network:
     nonlinearity: str = "elu"
     pretrained: Pretrained | None = None
 
-    def parts(self) -> tuple[Configuration, ...]:
+    def parts(self) -> tuple[NetworkPart, ...]:
         """Return the kinds in the order of evaluation."""
         return self.core, self.recurrent, self.readout, self.shifter, self.modulator
+
+    def check(self) -> None:
+        """Refuse parts that no data could suit; see `pipeline.models.misfits`."""
+        refuse_parts(self)
 
     def build(self, data_info: DataInfo, seed: int, loaders: Any = None) -> Encoder:
         """Make the encoder with fresh weights; see `build_encoder`. The loaders are not looked at."""
@@ -289,17 +294,18 @@ def build_encoder(network: Network, data_info: DataInfo, seed: int) -> Encoder:
     ConfigurationError
         If the network does not fit the data; the message names the scan.
     """
-    channels = _input_channels(data_info)
+    _refuse_other_means(data_info)
+    channels = input_channels(data_info)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed GPUs too
         core = network.core.build(channels)
+        refuse_misfits(network, data_info, core=core)
         if network.pretrained is not None and network.pretrained.frozen:
             freeze(core)
         recurrent = network.recurrent.build(core.out_channels, _light_trains(network.recurrent, data_info))
         nonlinearity = output_nonlinearity(network.nonlinearity)
         sites = {}
         for data_key, scan in data_info.items():
-            _refuse_small_frames(core, data_key, scan)
             drive = nonlinearity.drive_of_mean(scan.mean_responses)
             height, width = core.out_size(*scan.input_shape[1:])
             positions = None if scan.unit_positions is None else torch.tensor(scan.unit_positions)
@@ -325,18 +331,12 @@ def _centers(core: Core, scan: ScanInfo) -> Tensor | None:
     return (places - middle) / middle.clamp(min=0.5)
 
 
-def _input_channels(data_info: DataInfo) -> int:
-    if not data_info:
-        raise ConfigurationError("a network needs at least one scan, and data_info has none")
+def _refuse_other_means(data_info: DataInfo) -> None:
     for data_key, scan in data_info.items():
         if len(scan.mean_responses) != scan.n_units:
             raise ConfigurationError(
                 f"{data_key!r} has {scan.n_units} units but {len(scan.mean_responses)} mean responses"
             )
-    channels = {data_key: scan.input_shape[0] for data_key, scan in data_info.items()}
-    if len(set(channels.values())) > 1:
-        raise ConfigurationError(f"scans that share a core need the same number of input channels, not {channels}")
-    return next(iter(channels.values()))
 
 
 def _light_trains(kind: NoRecurrence | ConvGRU, data_info: DataInfo) -> int:
@@ -349,37 +349,17 @@ def _light_trains(kind: NoRecurrence | ConvGRU, data_info: DataInfo) -> int:
     return next(iter(trains.values()), 0)
 
 
-def _refuse_small_frames(core: Core, data_key: str, scan: ScanInfo) -> None:
-    _, height, width = scan.input_shape
-    if min(core.out_size(height, width)) < 1:
-        raise ConfigurationError(
-            f"the core's filters are larger than the {height} x {width} px frames of {data_key!r}: "
-            "use smaller filters or pad the frames"
-        )
-
-
 def _shifters(kind: NoShifter | ShifterConfiguration, data_info: DataInfo) -> dict[str, Shifter]:
     if isinstance(kind, NoShifter):
         return {}
     centers = {data_key: scan.mean_pupil_center for data_key, scan in data_info.items()}
-    shifters = {data_key: kind.build(center) for data_key, center in centers.items() if center is not None}
-    if not shifters:
-        raise ConfigurationError(f"no scan has a pupil position: use NoShifter instead of {kind.kind()}")
-    return shifters
+    return {data_key: kind.build(center) for data_key, center in centers.items() if center is not None}
 
 
 def _modulators(kind: NoModulator | ModulatorConfiguration, data_info: DataInfo) -> dict[str, Modulator]:
     if isinstance(kind, NoModulator):
         return {}
     with_behavior = {data_key: scan for data_key, scan in data_info.items() if scan.n_behavior}
-    if not with_behavior:
-        raise ConfigurationError(f"no scan has behaviour: use NoModulator instead of {kind.kind()}")
-    for data_key, scan in with_behavior.items():
-        if kind.needs_movies and scan.frame_rate is None:
-            raise ConfigurationError(
-                f"{data_key!r} has still images, whose behaviour has no past: {kind.kind()} is for movies only, "
-                "use MLPGain instead"
-            )
     return {data_key: kind.build(scan.n_behavior, scan.n_units) for data_key, scan in with_behavior.items()}
 
 

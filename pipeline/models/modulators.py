@@ -9,23 +9,31 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.configuration import Configuration, setting
+from pipeline.configuration import setting
+from pipeline.models.needs import Need, NetworkPart, movies
 from pipeline.models.readouts import UnitIndex
 
 _SMALL = 1e-3
 
 
 @dataclass(frozen=True)
-class ModulatorConfiguration(Configuration):
+class ModulatorConfiguration(NetworkPart):
     """Base of all kinds of modulators."""
 
-    needs_movies: ClassVar[bool] = False
-    """Whether still images, whose behaviour has no past, are refused."""
+    def needs(self) -> tuple[Need, ...]:
+        """Return behaviour, which light may be part of; scans without it get no modulator."""
+        return (
+            Need(
+                "behaviour",
+                lambda scan: scan.n_behavior > 0,
+                "use NoModulator",
+                given_by={"behavior": ("apart", "both")},
+            ),
+        )
 
     @abstractmethod
     def build(self, n_behavior: int, n_units: int) -> Modulator:
@@ -147,7 +155,7 @@ class HistoryModulator(MLPModulator):
 
 
 @dataclass(frozen=True)
-class NoModulator(Configuration):
+class NoModulator(NetworkPart):
     """No modulator: behaviour is ignored."""
 
 
@@ -155,11 +163,12 @@ class NoModulator(Configuration):
 class MLPGain(ModulatorConfiguration):
     """A network with ReLUs and an exponential at its end, one for each scan; gains start at nearly 1.
 
-    The exponential lets behaviour suppress units as well as drive them (staticnet's form).
+    The exponential lets behaviour suppress units as well as drive them. It is staticnet's form, where ``layers`` are
+    the hidden ones: its 2 are 3 here.
     """
 
     hidden_channels: int = setting(10, "width of the hidden layers", ge=1)
-    layers: int = setting(2, "number of layers with weights; 1 for none hidden", ge=1)
+    layers: int = setting(3, "number of layers with weights; 1 for none hidden", ge=1)
     gamma_modulator: float = setting(0.0, "weight of the mean absolute weight of the last layer", ge=0)
 
     def build(self, n_behavior: int, n_units: int) -> MLPGainModulator:
@@ -190,12 +199,14 @@ class History(ModulatorConfiguration):
     The first layer is a causal convolution over time.
     """
 
-    needs_movies: ClassVar[bool] = True
-
     history_frames: int = setting(16, "length of the window that ends with the present frame", unit="frames", ge=1)
     hidden_channels: int = setting(10, "width of the hidden layers, and temporal filters for each channel", ge=1)
     layers: int = setting(2, "number of layers with weights, the temporal filters being the first", ge=2)
     gamma_modulator: float = setting(0.0, "weight of the mean absolute weight of the last layer", ge=0)
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return behaviour and movies: with still images, behaviour has no past."""
+        return (*super().needs(), movies("the behaviour of still images has no past", "use MLPGain"))
 
     def build(self, n_behavior: int, n_units: int) -> HistoryModulator:
         """Return the modulator of one scan with ``n_behavior`` channels of behaviour."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.configuration import Configuration, setting
+from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import channels_last
+from pipeline.models.needs import Need, NetworkPart, movies
 
 
 class Recurrent(nn.Module):
@@ -92,7 +93,7 @@ class ConvGRUModule(Recurrent):
 
 
 @dataclass(frozen=True)
-class NoRecurrence(Configuration):
+class NoRecurrence(NetworkPart):
     """No recurrent module: the readout sees the core's features."""
 
     def build(self, in_channels: int, n_opto: int = 0) -> Recurrent:
@@ -101,7 +102,7 @@ class NoRecurrence(Configuration):
 
 
 @dataclass(frozen=True)
-class ConvGRU(Configuration):
+class ConvGRU(NetworkPart):
     """A convolutional gated recurrent unit over the frames."""
 
     hidden_channels: int = setting(32, "channels of the state", ge=1)
@@ -117,16 +118,18 @@ class ConvGRU(Configuration):
             if getattr(self, field) % 2 == 0:
                 raise ConfigurationError(f"{self.kind()}.{field}: {getattr(self, field)} is even, use an odd size")
 
-    def build(self, in_channels: int, n_opto: int = 0) -> ConvGRUModule:
-        """Return the unit for features with ``in_channels`` channels and ``n_opto`` trains of light.
+    def needs(self) -> tuple[Need, ...]:
+        """Return movies, and light if it is to enter the gates."""
+        frames = movies("in still images nothing recurs", "use NoRecurrence")
+        light = Need(
+            "light for the gates",
+            lambda scan: scan.n_opto > 0,
+            "set opto of ConvGRU to 'none'",
+            by="opto",
+            given_by={"opto": ("apart",)},
+        )
+        return (frames, light) if self.opto == "gates" else (frames,)
 
-        Raises
-        ------
-        ConfigurationError
-            If light is to enter the gates and there is none.
-        """
-        if self.opto == "gates" and not n_opto:
-            raise ConfigurationError(
-                "no scan has light for the gates: set opto of the data to 'apart', or that of ConvGRU to 'none'"
-            )
+    def build(self, in_channels: int, n_opto: int = 0) -> ConvGRUModule:
+        """Return the unit for features with ``in_channels`` channels and ``n_opto`` trains of light."""
         return ConvGRUModule(self, in_channels, n_opto)

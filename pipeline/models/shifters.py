@@ -12,15 +12,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.configuration import Configuration, setting
+from pipeline.configuration import setting
+from pipeline.models.needs import Need, NetworkPart
 
 _SMALL = 1e-3
 _TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class ShifterConfiguration(Configuration):
+class ShifterConfiguration(NetworkPart):
     """Base of all kinds of shifters."""
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return the position of the pupil; scans without it get no shifter."""
+        return (
+            Need(
+                "the position of the pupil",
+                lambda scan: scan.mean_pupil_center is not None,
+                "use NoShifter",
+                given_by={"pupil": ("apart", "both")},
+            ),
+        )
 
     @abstractmethod
     def build(self, mean_pupil_center: tuple[float, float] = (0.0, 0.0)) -> Shifter:
@@ -99,7 +111,7 @@ def _rest_at(linear: nn.Linear, inputs: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class NoShifter(Configuration):
+class NoShifter(NetworkPart):
     """No shifter: eye movements are ignored."""
 
 

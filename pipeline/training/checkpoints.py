@@ -14,9 +14,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.configuration import Configuration
 from pipeline.errors import TrainingError
 from pipeline.training.history import Epoch
 from pipeline.training.member import Member, Sums
@@ -40,6 +41,24 @@ class Position:
     epoch: int
     step: int = 0
     seconds: float = 0.0
+
+
+def description(model: nn.Module) -> str:
+    """Return all that the modules of a model and their settings say of it: what tells it from others of its shapes."""
+    modules = [(name, type(module).__name__, _settings(module)) for name, module in model.named_modules()]
+    return f"{modules} {[(name, tuple(value.shape)) for name, value in model.state_dict().items()]}"
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    found = {name: value for name, value in vars(module).items() if _is_setting(value)}
+    found.pop("training", None)  # a mode, which evaluations change
+    return found
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return isinstance(value, bool | int | float | str | Configuration)
 
 
 class Checkpointing:

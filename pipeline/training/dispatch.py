@@ -42,7 +42,7 @@ def train_models(
     checkpointing : Checkpointing, optional
         Where training goes on if it was interrupted. Functions start over, and train one model after the other.
     uid : mapping, optional
-        The key of the model, for functions.
+        The key of the model, for functions, each of which finds its own seed in it.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def train_models(
     """
     if isinstance(settings, Function):
         return [
-            train_by_function(encoder, loaders, settings, seed, on_epoch, uid)
+            train_by_function(encoder, loaders, settings, seed, on_epoch, uid and {**uid, "seed": seed})
             for encoder, seed in zip(encoders, seeds, strict=True)
         ]
     if isinstance(settings, Default):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.datasets.batches import Batch
 from pipeline.errors import TrainingError
-from pipeline.training.cycling import Loader, joint_batches
 
 _AT_ONCE = 50
 _NAMED = 5
@@ -21,21 +20,32 @@ _NAMED = 5
 class _Seen:
     step: int
     data_key: str
+    seed: int | None
     per_unit: Tensor
     penalty: Tensor
 
 
 class FinitenessWatch:
-    """Looks at the losses of each batch: at once on a CPU, in bundles where asking would make the device wait."""
+    """Looks at the losses of each batch: at once on a CPU, in bundles where asking would make the device wait.
 
-    def __init__(self, loaders: Mapping[str, Loader], device: torch.device) -> None:
-        self._loaders = loaders
+    Parameters
+    ----------
+    batches : callable
+        Gives the joint batches of an epoch, always the same.
+    device : torch.device
+        Of the losses.
+    """
+
+    def __init__(self, batches: Callable[[int], Iterator[Mapping[str, Batch]]], device: torch.device) -> None:
+        self._batches = batches
         self._bundle = 1 if device.type == "cpu" else _AT_ONCE
         self._seen: list[_Seen] = []
 
-    def add(self, epoch: int, step: int, data_key: str, per_unit: Tensor, penalty: Tensor) -> None:
-        """Take in the losses of the units of one batch, (unit,), and the summed penalties."""
-        self._seen.append(_Seen(step, data_key, per_unit, penalty))
+    def add(
+        self, epoch: int, step: int, data_key: str, per_unit: Tensor, penalty: Tensor, seed: int | None = None
+    ) -> None:
+        """Take in the losses of units for one batch, (unit,), and the summed penalties; ``seed`` tells one of many."""
+        self._seen.append(_Seen(step, data_key, seed, per_unit, penalty))
         if len(self._seen) >= self._bundle:
             self.check(epoch)
 
@@ -51,11 +61,12 @@ class FinitenessWatch:
 
     def _complaint(self, epoch: int, one: _Seen) -> str:
         where = f"epoch {epoch}, batch {one.step}, {one.data_key!r}"
+        if one.seed is not None:
+            where += f", seed {one.seed}"
         units = torch.nonzero(~torch.isfinite(one.per_unit)).flatten().tolist()
         if not units:
             return f"the penalties on the weights are {one.penalty.item()} at {where}: lower their gammas or lr_init"
-        # The order of batches depends on the epoch alone, so the batch can be had again.
-        batches = next(itertools.islice(joint_batches(self._loaders, epoch), one.step, None))
+        batches = next(itertools.islice(self._batches(epoch), one.step, None))
         named = ", ".join(map(str, units[:_NAMED])) + (
             f" and {len(units) - _NAMED} more" if len(units) > _NAMED else ""
         )

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.datasets.batches import Batch
 from pipeline.models.base import EncodingModel
@@ -120,11 +119,18 @@ class Gradients:
         try:
             with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=self._half):
                 return encoder.respond(batch, data_key)
-        except TorchDynamoException as error:
+        except _compilation_error() as error:
             logger.warning("the network cannot be compiled here, going on without (%s)", str(error).splitlines()[0])
             self._compile = False
             _undo_compile(encoder)
             return self._predictions(encoder, batch, data_key)
+
+
+def _compilation_error() -> type[Exception]:
+    """Return the base of what compiling raises; imported when something was raised, because that takes a second."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
 
 
 def _changed_by_evaluation(member: Member) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import torch
 
 from pipeline.datasets.batches import Batch
+from pipeline.datasets.info import data_info_to_json
 from pipeline.models.base import EncodingModel
-from pipeline.training.checkpoints import Checkpointing, Position
+from pipeline.training.checkpoints import Checkpointing, Position, description
 from pipeline.training.cycling import Loader, Loaders, joint_batches, refuse_empty
 from pipeline.training.finiteness import FinitenessWatch
 from pipeline.training.gradients import Gradients
@@ -118,9 +119,10 @@ class _Training:
         self.checkpointing = checkpointing
         self.device = members[0].encoder.device
         self.gradients = Gradients(settings, self.device)
-        self.watch = FinitenessWatch(loaders["train"], self.device)
+        self.watch = FinitenessWatch(self._batches, self.device)
         self.joint_steps = max(len(loader) for loader in loaders["train"].values())
         self.scales = {data_key: _scale(loader, settings) for data_key, loader in loaders["train"].items()}
+        self.fingerprint = self._fingerprint()
 
     def run(self, on_epoch: Callable[[Epoch], None] | None) -> list[TrainingResult]:
         position = self._begin()
@@ -136,7 +138,7 @@ class _Training:
 
     def _begin(self) -> Position:
         if self.checkpointing is not None and self.checkpointing.path.exists():
-            return self.checkpointing.load(self._fingerprint(), self.members)
+            return self.checkpointing.load(self.fingerprint, self.members)
         before = scores([member.evaluated for member in self.members], self.loaders["validation"])
         for member, score in zip(self.members, before, strict=True):
             member.start(score)
@@ -144,17 +146,22 @@ class _Training:
 
     def _fingerprint(self) -> str:
         """Return what tells this training from others."""
-        shapes = [(name, tuple(value.shape)) for name, value in self.members[0].encoder.state_dict().items()]
-        seeds = [member.seed for member in self.members]
-        text = f"{self.settings.canonical_json()} seeds {seeds} weights {shapes} steps {self.joint_steps}"
+        encoder, seeds = self.members[0].encoder, [member.seed for member in self.members]
+        text = (
+            f"{self.settings.canonical_json()} seeds {seeds} steps {self.joint_steps} network {description(encoder)} "
+            f"data {data_info_to_json(encoder.data_info)}"
+        )
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _batches(self, epoch: int) -> Iterator[Mapping[str, Batch]]:
+        return joint_batches(self.loaders["train"], epoch, self.settings.order_seed)
 
     def _epoch(self, running: Sequence[Member], position: Position) -> list[Epoch]:
         started = time.perf_counter() - position.seconds
         if position.step == 0:
             for member in running:
                 member.begin_epoch(position.epoch)
-        batches = joint_batches(self.loaders["train"], position.epoch)
+        batches = self._batches(position.epoch)
         with self.gradients.prepared(running):
             for step, joint in enumerate(itertools.islice(batches, position.step, None), position.step):
                 self._step(running, joint, position.epoch, step)
@@ -175,29 +182,30 @@ class _Training:
     def _step(self, running: Sequence[Member], joint: Mapping[str, Batch], epoch: int, step: int) -> None:
         for number, (data_key, batch) in enumerate(joint.items()):
             batch = on_device(batch, self.device)
-            for losses, penalty in self.gradients.add(running, batch, data_key, self.scales[data_key]):
-                self.watch.add(epoch, step, data_key, losses, penalty)
+            added = self.gradients.add(running, batch, data_key, self.scales[data_key])
+            for member, (losses, penalty) in zip(running, added, strict=True):
+                self.watch.add(epoch, step, data_key, losses, penalty, member.seed if len(self.members) > 1 else None)
             if not self.settings.accumulate_scans:
-                self._descend(running, epoch, step + number / len(joint))
+                self._descend(running, epoch, step + (number + 1) / len(joint))
         if self.settings.accumulate_scans:
-            self._descend(running, epoch, step)
+            self._descend(running, epoch, step + 1)
 
-    def _descend(self, running: Sequence[Member], epoch: int, step: float) -> None:
+    def _descend(self, running: Sequence[Member], epoch: int, done: float) -> None:
         self.gradients.hand_out()
         for member in running:
-            member.step(self._learning_rate(member, epoch, step))
+            member.step(self._learning_rate(member, epoch, done))
 
-    def _learning_rate(self, member: Member, epoch: int, step: float) -> float:
-        """Return the rate of the member's stage, in the warm-up the part of it that has been reached."""
+    def _learning_rate(self, member: Member, epoch: int, done: float) -> float:
+        """Return the rate of the member's stage, in the warm-up the part of it that is reached by ``done`` steps."""
         rate = member.plateau.learning_rate
         if epoch > self.settings.warmup_epochs:
             return rate
-        return rate * ((epoch - 1) * self.joint_steps + step + 1) / (self.settings.warmup_epochs * self.joint_steps)
+        return rate * ((epoch - 1) * self.joint_steps + done) / (self.settings.warmup_epochs * self.joint_steps)
 
     def _save(self, position: Position) -> None:
         assert self.checkpointing is not None
         self.watch.check(position.epoch)
-        self.checkpointing.save(self._fingerprint(), self.members, position)
+        self.checkpointing.save(self.fingerprint, self.members, position)
 
 
 def _scale(loader: Loader, settings: Default) -> float:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import baselines
-from benchmarks.harness import MIB, Alternative, Measured, Target, Work, compare, peak_memory, ratios
+from benchmarks.harness import MIB, Alternative, Measured, Target, Work, compare, cpu_ratios, peak_memory, ratios
 from benchmarks.ingest import convert_recording, open_scan, sampled
 from benchmarks.scans import Scan, file_tree, hdf5_file
 from pipeline.datasets.clips import MovieClips
@@ -46,6 +46,18 @@ def test_ratios_are_those_of_the_medians() -> None:
         "x_frames_per_second_slow": 4.0,
         "x_opening_seconds_slow": 0.25,
         "x_ratio_slow": 5.0,
+    }
+
+
+def test_ratios_of_the_processors_time_are_those_of_the_same_turn() -> None:
+    measured = {
+        "ours": Measured((1.0,) * 3, opening=0, busy=1, computing=(1.0, 2.0, 4.0)),
+        "slow": Measured((1.0,) * 3, opening=0, busy=1, computing=(2.0, 6.0, 4.0)),
+    }
+    assert cpu_ratios(measured) == {
+        "cpu_ratio_slow": 2.0,
+        "cpu_ratio_slow_lowest": 1.0,
+        "cpu_ratio_slow_highest": 3.0,
     }
 
 

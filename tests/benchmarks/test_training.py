@@ -103,7 +103,9 @@ def test_training_reports_all_figures(tmp_path: Path) -> None:
     each = {"per_second", "opening_seconds", "step_seconds", "of_matmul", "peak_mib", "growth_mib"}
     names = one | each | {f"{name}_plain" for name in each}
     of_seeds = {"per_second", "opening_seconds"}
-    of_seeds |= {f"{name}_one_by_one" for name in (*of_seeds, "ratio")}
+    others = ("one_by_one", "one_by_one_opened")
+    of_seeds |= {f"{name}_{other}" for name in (*of_seeds, "ratio") for other in others}
+    of_seeds |= {f"cpu_ratio_{other}{end}" for other in others for end in ("", "_lowest", "_highest")}
     expected = {f"{part}_{name}" for part in STEPS_OF for name in names} | {f"seeds_{name}" for name in of_seeds}
     assert set(figures) == expected | {f"whole_{name}" for name in WHOLE}
     for part in STEPS_OF:

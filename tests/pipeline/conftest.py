@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.datasets.conversion import Conversion, convert
 from pipeline.datasets.preprocessing import Movie
 from pipeline.recordings.base import Recording, Source, SpikeTimes, Stimulus, Trace, Trial, Unit, hash_pixels
 from pipeline.recordings.thesis import ThesisRecording
 from pipeline.simulation import GroundTruth, SimulationSettings, simulate_dlgn
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks as small as these are slower on many threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class HandmadeRecording(Recording):

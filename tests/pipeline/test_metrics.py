@@ -40,6 +40,28 @@ def test_joining_trials_is_not_averaging_over_them() -> None:
     assert metrics.single_trial_correlation(responses, predictions)[0] == pytest.approx(24.75 / 25.25)
 
 
+def test_per_clip_correlation_is_the_mean_of_scipys_over_clips_where_it_is_defined(rng: np.random.Generator) -> None:
+    responses = [rng.poisson(2, (3, t)).astype(float) for t in (30, 17, 9)]
+    predictions = [r + rng.normal(0, 2, r.shape) for r in responses]
+    responses[1][2] = 4.0  # a clip without a correlation for the last unit
+    found = metrics.per_clip_correlation(responses, predictions)
+    for unit in range(3):
+        clips = [clip for clip in range(3) if (unit, clip) != (2, 1)]
+        each = [stats.pearsonr(responses[clip][unit], predictions[clip][unit]).statistic for clip in clips]
+        assert found[unit] == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_correlations_of_images_equal_neuralpredictors(rng: np.random.Generator) -> None:
+    corr = legacy.neuralpredictors_module("measures.np_functions").corr
+    responses = rng.poisson(3, (40, 5)).astype(float)  # image, unit
+    predictions = responses + rng.normal(0, 2, responses.shape)
+    found = metrics.single_trial_correlation(list(responses[..., None]), list(predictions[..., None]))
+    np.testing.assert_allclose(found, corr(responses, predictions, axis=0), rtol=1e-6)
+    repeats = rng.poisson(3, (40, 6, 5, 1)).astype(float)
+    found = metrics.correlation_to_average(list(repeats), list(predictions[..., None]))
+    np.testing.assert_allclose(found, corr(repeats.mean(axis=1)[..., 0], predictions, axis=0), rtol=1e-6)
+
+
 def test_correlation_of_constants_is_undefined_and_counted() -> None:
     responses = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])
     predictions = np.array([[2.0, 4.0, 6.0], [0.1, 0.1 + 1e-9, 0.1], [1.0, 2.0, 3.0]])

@@ -64,22 +64,98 @@ def test_linearised_presets_are_affine_in_the_image(name: str, linear: bool) -> 
     assert torch.allclose((a + b) / 2, middle, atol=1e-6) == linear
 
 
-def test_settings_of_lurz() -> None:
-    made = preset("lurz2020")
-    core, readout = made.network.core.settings(), made.network.readout.settings()
-    wanted = {"hidden_channels": 64, "input_kern": 9, "hidden_kern": 7, "layers": 4, "gamma_input": 6.3831}
-    assert {name: core[name] for name in wanted} == wanted
-    assert (readout["init_mu_range"], readout["init_sigma"], readout["gamma_readout"]) == (0.3, 0.1, 0.0076)
-    assert (made.train.lr_init, made.train.patience, made.train.lr_decay_steps) == (0.005, 5, 3)
+LURZ_CORE = {
+    "hidden_channels": 64, "input_kern": 9, "hidden_kern": 7, "layers": 4, "gamma_input": 6.3831, "skip": 0,
+    "bias": False, "final_nonlinearity": True, "momentum": 0.9, "pad_input": False, "batch_norm": True,
+    "hidden_dilation": 1, "laplace_padding": None, "input_regularizer": "LaplaceL2norm", "use_avg_reg": False,
+    "stack": -1, "depth_separable": True, "linear": False,
+}  # fmt: skip
+LURZ_READOUT = {
+    "init_mu_range": 0.3, "init_sigma": 0.1, "bias": True, "gamma_readout": 0.0076, "gauss_type": "full",
+    "grid_mean_predictor": "cortex", "predictor_input_dimensions": 2, "predictor_hidden_layers": 0,
+    "predictor_hidden_features": 30, "predictor_final_tanh": True, "share": "none",
+}  # fmt: skip
+LURZ_TRAIN = {
+    "batch_size": 64, "optimizer": "adam", "lr_init": 0.005, "lr_decay_factor": 0.3, "lr_decay_steps": 3,
+    "min_lr": 1e-4, "patience": 5, "min_delta": 1e-6, "max_epochs": 200, "loss": "poisson", "average_loss": False,
+    "scale_loss": True, "accumulate_scans": True,
+}  # fmt: skip
+COURSE_CORE = LURZ_CORE | {"input_kern": 15, "hidden_kern": 13, "gamma_input": 1.0}
+COURSE_READOUT = LURZ_READOUT | {
+    "init_mu_range": 0.55, "init_sigma": 0.4, "gamma_readout": 2.439, "predictor_final_tanh": False,
+}  # fmt: skip
+COURSE_TRAIN = LURZ_TRAIN | {"batch_size": 30}
+SENSORIUM_READOUT = LURZ_READOUT | {"predictor_hidden_layers": 1}
+SENSORIUM_TRAIN = LURZ_TRAIN | {"batch_size": 128, "lr_init": 0.009, "lr_decay_steps": 4}
+DYNAMIC_READOUT = SENSORIUM_READOUT | {"init_mu_range": 0.2, "init_sigma": 1.0, "gamma_readout": 0.0}
+DYNAMIC_TRAIN = LURZ_TRAIN | {"batch_size": 8, "optimizer": "adamw", "lr_decay_steps": 4}
+GAZE = {"hidden_channels": 5, "layers": 3, "gamma_shifter": 0.0}
+PUBLISHED = {
+    "lurz2020": {"core": LURZ_CORE, "readout": LURZ_READOUT, "train": LURZ_TRAIN},
+    "lurz2020_linear": {"core": LURZ_CORE | {"linear": True}, "readout": LURZ_READOUT, "train": LURZ_TRAIN},
+    "lviv_lurz": {"core": COURSE_CORE, "readout": COURSE_READOUT, "train": COURSE_TRAIN},
+    "lviv_lurz_linear": {"core": COURSE_CORE | {"linear": True}, "readout": COURSE_READOUT, "train": COURSE_TRAIN},
+    "sensorium2022": {"core": LURZ_CORE, "readout": SENSORIUM_READOUT, "train": SENSORIUM_TRAIN},
+    "sensorium2022_ln": {
+        "core": LURZ_CORE | {"layers": 3, "linear": True}, "readout": SENSORIUM_READOUT, "train": SENSORIUM_TRAIN,
+    },
+    "sensorium2023_gru": {
+        "core": {
+            "hidden_channels": 8, "num_rotations": 8, "input_kern": 9, "hidden_kern": 7, "layers": 4, "stack": -1,
+            "gamma_input": 500.0, "gamma_hidden": 0.0, "momentum": 0.9, "pad_input": False,
+            "final_nonlinearity": False, "linear": False, "rot_eq_batch_norm": True,
+        },
+        "recurrent": {"hidden_channels": 64, "input_kernel": 9, "recurrent_kernel": 9, "gamma_recurrent": 0.0},
+        "readout": DYNAMIC_READOUT,
+        "shifter": GAZE,
+        "train": DYNAMIC_TRAIN,
+    },
+    "sensorium2023_factorized": {
+        "core": {
+            "hidden_channels": (32, 64, 128), "spatial_kernels": (11, 5, 5), "temporal_kernels": (11, 5, 5),
+            "strides": (1,), "gamma_input_spatial": 10.0, "gamma_input_temporal": 0.01, "gamma_hidden": 0.0,
+            "padding": False, "final_nonlinearity": True, "momentum": 0.7, "linear": False,
+        },
+        "readout": DYNAMIC_READOUT,
+        "shifter": GAZE,
+        "train": DYNAMIC_TRAIN,
+    },
+    "staticnet": {
+        "core": {
+            "hidden_channels": 32, "input_kern": 15, "hidden_kern": 7, "layers": 3, "gamma_hidden": 0.1,
+            "gamma_input": 50.0, "skip": 3, "final_nonlinearity": True, "bias": False, "pad_input": False,
+            "laplace_padding": 1, "gauss_sigma": 0.5, "gauss_bias": 0.0,
+        },
+        "readout": {
+            "scale_n": 5, "pyramid_type": "gauss5x5", "downsample": True, "gamma_readout": 1.0, "positive": False,
+        },
+        "shifter": GAZE,
+        "modulator": {"hidden_channels": 10, "layers": 3, "gamma_modulator": 0.0},  # its 2 are hidden ones
+        "train": {
+            "batch_size": 125, "optimizer": "adam", "schedule": (0.005, 0.001), "max_epochs": 500, "patience": 10,
+            "min_delta": 1e-6, "average_loss": True, "scale_loss": False, "accumulate_scans": False,
+        },
+    },
+    "thesis_gru": {
+        "core": {
+            "hidden_channels": 32, "input_kern": 7, "hidden_kern": 5, "layers": 3, "gamma_input": 500.0,
+            "momentum": 0.9, "pad_input": False,
+        },
+        "recurrent": {"hidden_channels": 32, "input_kernel": 7, "recurrent_kernel": 7},
+        "readout": {"init_mu_range": 0.2, "init_sigma": 1.0, "gamma_readout": 0.0, "grid_mean_predictor": "none"},
+        "train": LURZ_TRAIN | {"batch_size": 8, "optimizer": "adamw"},
+    },
+}  # fmt: skip
+"""What the publications, or their code, say of each part."""
 
 
-def test_settings_of_the_course() -> None:
-    for name, linear in (("lviv_lurz", False), ("lviv_lurz_linear", True)):
-        core, readout = preset(name).network.core.settings(), preset(name).network.readout.settings()
-        assert (core["input_kern"], core["hidden_kern"], core["gamma_input"], core["linear"]) == (15, 13, 1.0, linear)
-        assert (readout["init_mu_range"], readout["init_sigma"], readout["gamma_readout"]) == (0.55, 0.4, 2.439)
-        assert (readout["predictor_hidden_layers"], readout["predictor_final_tanh"]) == (0, False)
-        assert preset(name).train.batch_size == 30
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_are_the_published_ones(name: str) -> None:
+    made = preset(name)
+    for part, wanted in PUBLISHED[name].items():
+        found = (made.train if part == "train" else getattr(made.network, part)).settings()
+        assert {setting: found[setting] for setting in wanted} == wanted, part
+    assert made.network.nonlinearity == "elu"
 
 
 def test_unknown_names_are_refused() -> None:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from populate.cli import app
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "macaque_v4.md"
 V4 = Path(__file__).parents[3] / "shared" / "data" / "macaque_v4_210325"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine, more threads wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def told(text: str, name: str) -> list[float]:

@@ -30,6 +30,8 @@ def test_every_loss_and_no_other_setting_is_named() -> None:
         "adamw",
         "sgd",
         "PYTHONPATH",
+        "transfer",
+        "frozen",
     }
     named = {name for name in code if not name.startswith("GENICULATE_")} - others - set(losses)
     assert named <= set(Default.__dataclass_fields__), named - set(Default.__dataclass_fields__)

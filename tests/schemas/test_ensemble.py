@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,19 @@ def test_units_without_a_score_are_named_in_the_log(
     assert not math.isnan((model.Model & key).fetch1("validation_correlation"))
 
 
+def within_an_epoch(act: Callable[[], Any]) -> Callable[..., None]:
+    """Return a hook of a model that acts once, at the second batch that trains it."""
+    trained: list[bool] = []
+
+    def hook(module: torch.nn.Module, *_: Any) -> None:
+        if module.training:
+            trained.append(True)
+            if len(trained) == 2:
+                act()
+
+    return hook
+
+
 def test_training_survives_the_loss_of_its_session_within_an_epoch(
     trained: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,17 +255,16 @@ def test_training_survives_the_loss_of_its_session_within_an_epoch(
     def session() -> int:
         return int(connect().query(f"SELECT {'pg_backend_pid' if postgres else 'connection_id'}()").fetchone()[0])
 
-    def close_session(*_: Any) -> None:
-        if not closed:
-            closed.append(session())
-            other = new_connection()
-            other.query("SELECT pg_terminate_backend(%s)" if postgres else "KILL %s", (closed[0],))
-            other.close()
+    def close_session() -> None:
+        closed.append(session())
+        other = new_connection()
+        other.query("SELECT pg_terminate_backend(%s)" if postgres else "KILL %s", (closed[0],))
+        other.close()
 
     train = module.train_models
 
     def watched(encoders: Any, *rest: Any) -> Any:
-        encoders[0].register_forward_hook(close_session)
+        encoders[0].register_forward_hook(within_an_epoch(close_session))
         return train(encoders, *rest)
 
     monkeypatch.setattr(module, "train_models", watched)
@@ -263,7 +276,8 @@ def test_training_survives_the_loss_of_its_session_within_an_epoch(
 
 
 @pytest.mark.embedded
-def test_training_survives_a_restart_of_the_server(trained: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_survives_a_stop_of_the_server_within_an_epoch(trained: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """See test_restart.py for MySQL."""
     import schemas.training as module
     from schemas import config, connection, model
 
@@ -273,16 +287,13 @@ def test_training_survives_a_restart_of_the_server(trained: Key, monkeypatch: py
     stopped: list[bool] = []
     train = module.train_models
 
-    def stop_server(*_: Any) -> None:
-        if not stopped:
-            stopped.append(True)
-            connection.stop_embedded()
-
     def watched(encoders: Any, *rest: Any) -> Any:
-        encoders[0].register_forward_hook(stop_server)
+        stop = within_an_epoch(lambda: stopped.append(connection.stop_embedded()))
+        encoders[0].register_forward_hook(stop)
         return train(encoders, *rest)
 
     monkeypatch.setattr(module, "train_models", watched)
     model.Model.populate(key, reserve_jobs=True)
-    assert stopped
+    assert stopped == [True]
     assert len(model.Model & key) == 1
+    assert len(model.Model.Epoch & key) == 2

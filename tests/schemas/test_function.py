@@ -110,7 +110,7 @@ def test_functions_do_not_tell_their_best_epoch(models: dict[str, Key]) -> None:
     assert (Model & models["theirs default"]).fetch1("model_epochs") == 2
 
 
-def test_tables_show_networks_and_trainers_of_both_kinds(models: dict[str, Key]) -> None:
+def test_tables_show_networks_and_trainers_of_both_kinds(models: dict[str, Key], trained: Key) -> None:
     from schemas import config, model
 
     board = model.Model.leaderboard(list(models.values()))
@@ -120,6 +120,9 @@ def test_tables_show_networks_and_trainers_of_both_kinds(models: dict[str, Key])
     frame = model.Model.compare(*models.values())
     assert sorted(frame["network_function"].map(str)) == ["None"] * 2 + ["tests.laboratory.stacked_gaussian"] * 2
     assert sorted(frame["train_kind"]) == ["Default", "Default", "Function", "Function"]
+    assert "group_id" not in frame
+    elsewhere = model.Model.compare(models["ours default"], trained)
+    assert set(elsewhere["group_id"]) == {models["ours default"]["group_id"], trained["group_id"]}
     wide = model.Model.leaderboard(models["theirs function"], parameters=True).iloc[0]
     assert wide["network_arguments"] == '{"hidden_channels":3}'
     mine = model.Model & list(models.values())

@@ -11,15 +11,6 @@ import torch
 Key = dict[str, Any]
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    """Sums over several threads differ in their last bits: all processes that are compared use one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_scores_are_those_of_the_stored_weights(trained: Key) -> None:
     from pipeline.analysis.scores import UnitScores, score
     from pipeline.metrics import poisson_loss, single_trial_correlation
@@ -122,9 +113,7 @@ def test_same_key_gives_the_same_weights(trained: Key) -> None:
 
 
 ELSEWHERE = """
-import hashlib, sys
-import torch
-torch.set_num_threads(1)
+import hashlib
 from pathlib import Path
 from pipeline.models import Factorized3d, FullGaussian2d, Network, NoModulator, NoRecurrence, NoShifter
 from pipeline.recordings import open_recording
@@ -142,14 +131,12 @@ key = {**dataset.MultiDataset.fill(key), **config.DataConfig.MovieClips.fill(cli
        **config.TrainConfig.Default.fill(max_epochs=5, batch_size=4, lr_init=0.05)[0], "seed": 1009}
 model.ModelSelection.fill(key)
 model.Model.populate(key)
-print(hashlib.sha256((model.Model & key).fetch1("model_weights").read()).hexdigest(), torch.get_num_threads())
+print(hashlib.sha256((model.Model & key).fetch1("model_weights").read()).hexdigest())
 """
 
 
 @pytest.mark.slow
-def test_same_key_on_other_tables_gives_the_same_weights(
-    trained: Key, simulated: Any, begin: Any, finish: Any, one_thread: None
-) -> None:
+def test_same_key_on_other_tables_gives_the_same_weights(trained: Key, simulated: Any, begin: Any, finish: Any) -> None:
     import hashlib
     import os
 
@@ -158,7 +145,7 @@ def test_same_key_on_other_tables_gives_the_same_weights(
     prefix = f"{os.environ['GENICULATE_PREFIX']}_fresh"  # dropped with the others at the end
     code = ELSEWHERE.replace("{folder!r}", repr(str(simulated)))
     folder = os.environ["GENICULATE_HOME"] + "/fresh"
-    digest = finish(begin(code, GENICULATE_PREFIX=prefix, GENICULATE_DATASETS=folder)).split()[0]
+    digest = finish(begin(code, GENICULATE_PREFIX=prefix, GENICULATE_DATASETS=folder))
     (Model & trained).delete(prompt=False)
     Model.populate(trained)
     assert hashlib.sha256((Model & trained).fetch1("model_weights").read()).hexdigest() == digest
@@ -183,7 +170,7 @@ model.Model.populate(key, reserve_jobs=True)
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
-    trained: Key, begin: Any, one_thread: None, monkeypatch: pytest.MonkeyPatch
+    trained: Key, begin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
     import signal

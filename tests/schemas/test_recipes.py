@@ -70,6 +70,10 @@ def test_a_preset_is_one_key(stored_images: Key) -> None:
     assert config.add_preset("lurz2020") == key
     group = MultiDataset.fill(stored_images, "preset")
     before = len(ModelSelection & group)
+    with pytest.raises(ConfigurationError, match=r"FullGaussian2d\.grid_mean_predictor: 'cortex'.*UnitPosition"):
+        ModelSelection.fill(group, key, {"seed": 1009})
+    assert len(ModelSelection & group) == before
+    key = config.add_preset("lviv_ln")
     ModelSelection.fill(group, key, {"seed": 1009})
     assert len(ModelSelection & group) == before + 1
     (ModelSelection & group & key).delete_quick()

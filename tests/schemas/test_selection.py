@@ -70,13 +70,17 @@ def test_parts_restrict_selection_and_models(group: Key, candidates: Any) -> Non
     assert model.Model.progress(group, trainer, cores, readouts) == (1, 1)
 
 
-def test_what_is_not_restricted_is_taken_whole(group: Key) -> None:
+def test_what_is_not_restricted_is_taken_whole(group: Key, candidates: Any) -> None:
     from schemas import config, model
 
     (trainer,) = config.TrainConfig.Default.fill(max_epochs=1, lr_init=0.009)
     assert model.ModelSelection.fill(group, trainer, []) == 0  # an empty list is no alternative at all
-    assert model.ModelSelection.fill(group, trainer) == len(config.NetworkConfig()) * len(config.Seed())
-    assert len(model.ModelSelection & trainer) == len(config.NetworkConfig()) * len(config.Seed())
+    # Readouts, recurrent modules, seeds and so on of these cores, whatever else is in the tables.
+    cores = config.CoreConfig.Factorized3d & {"momentum": 0.51}
+    mine = len(config.NetworkConfig.CorePlusReadout & cores.proj())
+    assert mine == 4
+    assert model.ModelSelection.fill(group, trainer, cores) == mine * len(config.Seed())
+    assert len(model.ModelSelection & trainer) == mine * len(config.Seed())
 
 
 @pytest.mark.parametrize(

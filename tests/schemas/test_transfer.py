@@ -166,6 +166,59 @@ def test_a_source_that_is_gone_is_named_and_not_needed_for_loading(trained: Key,
     (ModelSelection & wanted).delete(prompt=False)
 
 
+@pytest.fixture(scope="module")
+def other_scan(tmp_path_factory: pytest.TempPathFactory, open_simulated: Any, stored: Key) -> Key:
+    """The group of another recording, of four other units."""
+    from pipeline.simulation import SimulationSettings, simulate_dlgn
+    from populate.ingest import ingest
+    from schemas import dataset
+
+    folder = tmp_path_factory.mktemp("other") / "recording"
+    scenes = {"n_train": 8, "n_validation": 2, "n_test": 2, "test_repeats": 2, "scene_seconds": 2}
+    simulate_dlgn(folder, SimulationSettings(n_units=4, **scenes, width=106, height=66, seed=4))
+    scan = ingest(open_simulated(folder), "other", 1, 1, screen_deg=(90.0, 60.0)).key
+    key = {**scan, "preprocessing_hash": stored["preprocessing_hash"]}
+    dataset.Dataset.populate(key)
+    return dataset.MultiDataset.fill(key, "another scan")
+
+
+def test_readouts_for_another_scan_in_one_call(trained: Key, other_scan: Key) -> None:
+    from schemas import config
+    from schemas.model import Model, ModelSelection
+    from schemas.transfer import transfer
+
+    wanted = transfer(trained, other_scan)
+    assert wanted == transfer(trained, other_scan)
+    changed = {name for name in wanted if wanted[name] != trained[name]}
+    assert changed == {"group_id", "network_hash"} and set(wanted) == set(Model().primary_key)
+    Model.populate(wanted)
+    source, info_before = Model.load_encoder(trained)
+    encoder, info = Model.load_encoder(wanted)
+    assert not info.keys() & info_before.keys()
+    (data_key,) = info
+    assert info[data_key].n_units == 4
+    core = weights(encoder.core)
+    assert all(torch.equal(value, core[name]) for name, value in weights(source.core).items())
+    row = (Model & wanted).fetch1()
+    assert row["model_parameters"] == sum(p.numel() for p in encoder.readouts[data_key].parameters())
+    assert row["model_best_epoch"] > 0
+    fresh = config.NetworkConfig.load_network(wanted).build(info, wanted["seed"])
+    assert not torch.equal(encoder.readouts[data_key].features, fresh.readouts[data_key].features)
+    assert config.NetworkConfig.load_network(wanted).readout == config.NetworkConfig.load_network(trained).readout
+    further = transfer(trained, other_scan, frozen=False, priority=2)
+    assert further["network_hash"] != wanted["network_hash"]
+    assert (ModelSelection & further).fetch1("selection_priority") == 2
+
+
+def test_groups_that_cores_cannot_be_given_to_are_named(trained: Key) -> None:
+    from schemas.transfer import transfer
+
+    with pytest.raises(ConfigurationError, match="there is no group 999 that the data configuration"):
+        transfer(trained, {"group_id": 999})
+    with pytest.raises(ConfigurationError, match="names 0 trained models"):
+        transfer({**trained, "seed": 4711}, {"group_id": trained["group_id"]})
+
+
 def test_networks_of_functions_have_no_core_to_give(trained: Key, short: Key) -> None:
     from schemas import config
     from schemas.model import Model

@@ -134,6 +134,12 @@ def test_restricts_by_a_setting() -> None:
     assert (mine & {"linear": True}).keys() == [linear]
     assert (mine & {"linear": False, "hidden_channels": "[7, 9]"}).keys() == [wide]
     assert len(mine & [{"linear": True}, {"hidden_channels": "[16, 16]"}]) == 2
+    assert (mine & {"hidden_channels": (7, 9)}).keys() == (mine & [{"hidden_channels": [7, 9.0]}]).keys() == [wide]
+    assert wide not in (mine - {"hidden_channels": "[7,9]"}).keys()
+    assert len(mine - {"hidden_channels": (7, 9)}) == 2
+    assert (mine & dj.AndList([{"hidden_channels": (16, 16)}, "linear"])).keys() == [linear]
+    with pytest.raises(ConfigurationError, match="hidden_channels: 7 is not a sequence"):
+        mine & {"hidden_channels": 7}
     assert (mine - {"linear": True} - wide).keys() == [plain]
     everything = cores & [cores.Factorized3d & {"linear": True}, cores.Stacked2d & {"layers": 999}]
     assert linear in everything.keys()
@@ -174,7 +180,7 @@ def test_a_network_of_unknown_parts_leaves_nothing() -> None:
     from schemas import config
 
     before = len(config.NetworkConfig())
-    with pytest.raises(dj.DataJointError):
+    with pytest.raises(ConfigurationError, match="CoreConfig has no core_hash '0000"):
         config.NetworkConfig.add(config.CorePlusReadout(core_hash="0" * 64))
     assert len(config.NetworkConfig()) == before
 
@@ -266,6 +272,15 @@ def test_networks_fill_joins_every_combination() -> None:
     )
     assert len({key["network_hash"] for key in keys}) == 12
     assert {config.NetworkConfig.load_network(key).core.momentum for key in keys} == {0.41, 0.42}
+    readouts = [config.ReadoutConfig.FullGaussian2d & {"gamma_readout": gamma} for gamma in (0.5, 0.6)]
+    others = (config.RecurrentConfig.NoRecurrence, config.ModulatorConfig.NoModulator.fill()[0])
+    mine = config.CoreConfig.Factorized3d & {"linear": True} & "momentum > 0.405" & "momentum < 0.43"
+    by_queries = config.NetworkConfig.fill(mine, readouts, *others, config.ShifterConfig.NoShifter())
+    assert len(by_queries) == 4
+    assert {key["network_hash"] for key in by_queries} < {key["network_hash"] for key in keys}
+    with pytest.raises(ConfigurationError, match="no shifter is given: give keys of ShifterConfig"):
+        config.NetworkConfig.fill(mine, readouts, *others)
+    assert config.NetworkConfig.fill(mine & "momentum > 9", readouts, *others) == []
     with pytest.raises(ConfigurationError, match="no setting 'core_hsh'"):
         config.NetworkConfig.CorePlusReadout.insert1({"core_hsh": cores[0]["core_hash"]})
     with pytest.raises(ConfigurationError, match=r"CorePlusReadout\.nonlinearity: 'relu' is not allowed"):

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from pipeline.configuration import Configuration
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.windows import LocalLayers
+from pipeline.models.needs import NetworkPart
 
 
 @dataclass(frozen=True)
-class CoreConfiguration(Configuration):
+class CoreConfiguration(NetworkPart):
     """Base of all kinds of cores."""
 
     @abstractmethod

@@ -31,7 +31,7 @@ def _layer(settings: Basic3d, layer: int, in_channels: int) -> nn.Sequential:
     }
     if settings.batch_norm:
         parts["norm"] = nn.BatchNorm3d(channels, momentum=settings.momentum)
-    if settings.final_nonlinearity or layer < len(settings.hidden_channels) - 1:
+    if not settings.linear and (settings.final_nonlinearity or layer < len(settings.hidden_channels) - 1):
         parts["nonlinearity"] = nn.ELU()
     sequence = nn.Sequential()
     for name, part in parts.items():
@@ -121,6 +121,7 @@ class Basic3d(CoreConfiguration):
     gamma_input_spatial: float = setting(10.0, "weight of the first layer's roughness in space", ge=0)
     gamma_input_temporal: float = setting(0.01, "weight of the first layer's roughness in time", ge=0)
     padding: bool = setting(True, "pad frames with zeros, so that feature maps have the size of the frames")
+    linear: bool = setting(False, "leave out all non-linearities")
     final_nonlinearity: bool = setting(True, "an ELU after the last layer too")
     batch_norm: bool = setting(True, "batch normalisation after each convolution; without it, a bias")
     momentum: float = setting(0.1, "weight of each batch in the running statistics of the normalisation", gt=0, le=1)

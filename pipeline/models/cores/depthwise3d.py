@@ -76,6 +76,7 @@ class _Block(nn.Module):
         super().__init__()
         self.lost_frames = settings.temporal_kernel - 1
         self.position = settings.position
+        self.stride = stride
         hidden = in_channels * settings.expansion
         side = settings.spatial_kernel
         self.expand = self._normalised(settings, nn.Conv2d(in_channels, hidden, 1, bias=False))
@@ -85,17 +86,17 @@ class _Block(nn.Module):
         self.temporal = self._normalised(
             settings, nn.Conv2d(hidden, hidden, (settings.temporal_kernel, 1), groups=hidden, bias=False)
         )
-        self.squeeze_excite = _SqueezeExcite(hidden, settings.se_reduction)
+        self.squeeze_excite = nn.Identity() if settings.linear else _SqueezeExcite(hidden, settings.se_reduction)
         self.project = self._normalised(settings, nn.Conv2d(hidden, channels, 1, bias=False), silu=False)
         same = in_channels == channels and stride == 1
-        shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        shortcut = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.shortcut = nn.Identity() if same else self._normalised(settings, shortcut, silu=False)
         self.drop_path = _DropPath(drop)
 
     @staticmethod
     def _normalised(settings: Depthwise3d, convolution: nn.Conv2d, silu: bool = True) -> nn.Sequential:
         norm = nn.BatchNorm2d(convolution.out_channels, momentum=settings.momentum)
-        return nn.Sequential(convolution, norm, *([nn.SiLU()] if silu else []))
+        return nn.Sequential(convolution, norm, *([nn.SiLU()] if silu and not settings.linear else []))
 
     def forward(self, videos: Tensor) -> Tensor:
         """Map (batch, channel, time, height, width) to (batch, channel, time - lost frames, height, width)."""
@@ -107,7 +108,10 @@ class _Block(nn.Module):
         size = hidden.shape[-2:]
         filtered = self.temporal(hidden.flatten(3)).unflatten(3, size)
         added = to_videos(self.project(self.squeeze_excite(to_frames(filtered))), batch)
-        passed = to_videos(self.shortcut(to_frames(videos[:, :, self.lost_frames :])), batch)
+        # Steps by slices: with few channels, oneDNN's gradient of a 1 x 1 convolution in steps writes beyond its
+        # memory.
+        seen = videos[:, :, self.lost_frames :, :: self.stride, :: self.stride]
+        passed = to_videos(self.shortcut(to_frames(seen)), batch)
         return passed + self.drop_path(added)
 
 
@@ -175,6 +179,7 @@ class Depthwise3d(CoreConfiguration):
     drop_path: float = setting(0.1, "share of movies for which training skips the last block; less before", ge=0, lt=1)
     position: bool = setting(True, "add sines and cosines of row and column to the input of each block")
     pool: bool = setting(False, "average the features over space, to one place")
+    linear: bool = setting(False, "leave out all non-linearities: SiLUs and the weighing of channels")
     momentum: float = setting(0.1, "weight of each batch in the running statistics of the normalisation", gt=0, le=1)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, to_frames, to_videos
+from pipeline.models.needs import Need
 
 _PLANES: dict[int, tuple[tuple[float, ...], ...]] = {
     1: ((1.0,),),
@@ -77,7 +78,7 @@ class GaborEnergyCore(Core):
             filters = quadrature_pairs(wavelength / scale, settings.orientations, settings.bandwidth)
             self.register_buffer(f"filters_{i}", filters)
         filtered = len(planes) if settings.opponent_energy else 1
-        each_scale = filtered * settings.orientations * (3 if settings.simple else 1)
+        each_scale = filtered * settings.orientations * (2 if settings.linear else 3 if settings.simple else 1)
         self.out_channels = each_scale * len(self.scales) + len(planes) * settings.local_mean
         self.norm = nn.BatchNorm2d(self.out_channels, affine=False) if settings.batch_norm else nn.Identity()
 
@@ -103,10 +104,16 @@ class GaborEnergyCore(Core):
         small = F.avg_pool2d(planes, scale).flatten(0, 1).unsqueeze(1)
         # Repeated edge pixels: zeros would be an edge that no eye has seen.
         simple = F.conv2d(F.pad(small, [edge] * 4, mode="replicate"), filters)
+        found = F.avg_pool2d(self._responses(simple), self.settings.pool // scale)
+        return found.unflatten(0, planes.shape[:2]).flatten(1, 2)
+
+    def _responses(self, simple: Tensor) -> Tensor:
+        """Return what is averaged of the responses of even filters and, behind them, odd ones."""
+        if self.settings.linear:
+            return simple
         even, odd = simple.chunk(2, dim=1)
         energy = torch.sqrt(even.square() + odd.square() + _TINY)
-        found = torch.cat([energy, simple], dim=1) if self.settings.simple else energy
-        return F.avg_pool2d(found, self.settings.pool // scale).unflatten(0, planes.shape[:2]).flatten(1, 2)
+        return torch.cat([energy, simple], dim=1) if self.settings.simple else energy
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
@@ -139,6 +146,7 @@ class GaborEnergy(CoreConfiguration):
     pool: int = setting(8, "side of the squares over which responses are averaged", unit="px", ge=1)
     opponent_energy: bool = setting(False, "energies of the opponent colours too")
     simple: bool = setting(False, "the signed responses of the even and odd filters too, averaged")
+    linear: bool = setting(False, "averaged signed responses in the place of energies: no non-linearity is left")
     local_mean: bool = setting(True, "mean luminance and opponent colours of the squares")
     batch_norm: bool = setting(True, "features in units of their std, around their mean, as of the training batches")
 
@@ -147,6 +155,19 @@ class GaborEnergy(CoreConfiguration):
         super().__post_init__()
         if not self.wavelengths:
             raise ConfigurationError(f"{self.kind()}.wavelengths is empty: give at least one")
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return inputs without planes of behaviour, which would be taken for colours."""
+        apart = ("none", "apart")
+        return (
+            Need(
+                "inputs of pixels alone",
+                lambda scan: not scan.plane_means,
+                "use another core",
+                given_by={"behavior": apart, "pupil": apart, "opto": (*apart, "behavior")},
+                everywhere=True,
+            ),
+        )
 
     def downsampling(self, wavelength: float) -> int:
         """Return the power of two by which frames are averaged down before filters of this wavelength."""

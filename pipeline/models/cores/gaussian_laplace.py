@@ -31,8 +31,6 @@ class GaussianLaplaceCore(Stacked2dCore):
 class _StaticnetConfiguration(CoreConfiguration):
     """What both cores of staticnet can be set to."""
 
-    linear: ClassVar[bool]
-
     hidden_channels: int = setting(32, "channels of each layer", ge=1)
     input_kern: int = setting(15, "side of the first layer's filters", unit="px", ge=1)
     hidden_kern: int = setting(7, "side of the other layers' filters", unit="px", ge=1)
@@ -56,7 +54,7 @@ class _StaticnetConfiguration(CoreConfiguration):
     def stacked(self) -> Stacked2d:
         """Return the settings of the stacked core that this is but for its roughness."""
         shared = {name: value for name, value in self.settings().items() if not name.startswith("gauss_")}
-        return Stacked2d(**shared, linear=self.linear, stack=None)
+        return Stacked2d(**{"linear": True, **shared}, stack=None)
 
     def build(self, in_channels: int) -> GaussianLaplaceCore:
         """Return the core for movies with ``in_channels`` channels."""
@@ -71,7 +69,7 @@ class GaussianLaplace(_StaticnetConfiguration):
     from the middle. `StackedLinearGaussianLaplace` is the same without non-linearities.
     """
 
-    linear: ClassVar[bool] = False
+    linear: bool = setting(False, "leave out all non-linearities, as StackedLinearGaussianLaplace does")
     final_nonlinearity: bool = setting(True, "an ELU after the last layer too")
 
 

@@ -18,7 +18,7 @@ class Pretrained(CoreConfiguration):
     source_data_hash: str = setting("", "what of them it saw", length=64)
     source_network_hash: str = setting("", "network that the core was part of", length=64)
     source_train_hash: str = setting("", "its trainer", length=64)
-    source_seed: int = setting(0, "its seed")
+    source_seed: int = setting(0, "its seed; negative ones are of ensembles, which have no core in common", ge=0)
     frozen: bool = setting(True, "keep the weights and the statistics of normalisation as they are")
 
     @property

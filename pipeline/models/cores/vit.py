@@ -32,19 +32,34 @@ class _Attention(nn.Module):
         return self.project(attended.transpose(1, 2).flatten(2))
 
 
+class _EvenAttention(nn.Module):
+    """Attention of every patch of a frame to all its patches alike: what attention is without a softmax."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (frame, patch, channel) to (frame, 1, channel), the same for every patch."""
+        return self.project(tokens.mean(dim=1, keepdim=True))
+
+
+def _norm(settings: ViT) -> nn.Module:
+    return nn.Identity() if settings.linear else nn.LayerNorm(settings.embedding)
+
+
 class _Block(nn.Module):
     """Attention, then a perceptron at each patch; both see normalised tokens and add to what comes in."""
 
     def __init__(self, settings: ViT) -> None:
         super().__init__()
-        channels = settings.embedding
+        channels, dropout = settings.embedding, settings.dropout
         hidden = max(1, round(settings.mlp_ratio * channels))
-        self.attention_norm = nn.LayerNorm(channels)
-        self.attention = _Attention(channels, settings.heads, settings.dropout)
-        self.mlp_norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(hidden, channels)
-        )
+        self.attention_norm = _norm(settings)
+        self.attention = _EvenAttention(channels) if settings.linear else _Attention(channels, settings.heads, dropout)
+        self.mlp_norm = _norm(settings)
+        gelu = nn.Identity() if settings.linear else nn.GELU()
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), gelu, nn.Dropout(dropout), nn.Linear(hidden, channels))
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,7 +82,7 @@ class ViTCore(Core):
         self.position = nn.Parameter(0.02 * torch.randn(1, settings.embedding, side, side))
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.Sequential(*(_Block(settings) for _ in range(settings.depth)))
-        self.norm = nn.LayerNorm(settings.embedding)
+        self.norm = _norm(settings)
         channels_last(self)
 
     def forward(self, videos: Tensor) -> Tensor:
@@ -112,6 +127,9 @@ class ViT(CoreConfiguration):
     depth: int = setting(4, "number of blocks", ge=1)
     mlp_ratio: float = setting(2.0, "hidden channels of the perceptrons, in channels of the tokens", gt=0)
     dropout: float = setting(0.1, "share of the activations that are dropped in training", ge=0, lt=1)
+    linear: bool = setting(
+        False, "leave out all non-linearities: patches attend to all alike, tokens are not normalised, no GELU"
+    )
     position_grid: int = setting(8, "side of the learned grid of positions, stretched over the frame", ge=1)
 
     def __post_init__(self) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.configuration import Configuration
 from pipeline.models.cores.base import to_frames
 from pipeline.models.cores.windows import Window
+from pipeline.models.needs import NetworkPart
 
 UnitIndex = Sequence[int] | Tensor | slice
 """Which units to evaluate: positions in the order of the scan's `unit_ids`, or a slice of them."""
@@ -52,13 +52,17 @@ class ReadoutSite:
 
 
 @dataclass(frozen=True)
-class ReadoutConfiguration(Configuration):
+class ReadoutConfiguration(NetworkPart):
     """Base of all kinds of readouts. Kinds that have places to start from have a setting ``init_positions``."""
 
     @property
     def needs_centers(self) -> bool:
         """Whether the centres of the receptive fields are to be estimated before the readout is built."""
         return getattr(self, "init_positions", "") == "triggered_average"
+
+    def require_maps(self, height: int, width: int) -> None:
+        """Refuse feature maps of a size (px) that nothing could be read from."""
+        return
 
     @abstractmethod
     def build(self, site: ReadoutSite) -> Readout:

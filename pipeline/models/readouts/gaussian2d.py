@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import to_frames
+from pipeline.models.needs import Need
 from pipeline.models.readouts.base import Readout, ReadoutConfiguration, ReadoutSite, Sight, UnitIndex
 from pipeline.models.readouts.noise import StandardNormal
 from pipeline.models.readouts.places import START, sight_of_points, starting_points
@@ -185,11 +186,7 @@ class FullGaussian2dReadout(Readout):
 
 def _source_grid(site: ReadoutSite, dimensions: int) -> Tensor:
     """Return the units' positions, centred and divided by their largest coordinate, (unit, dimension)."""
-    if site.unit_positions is None:
-        raise ConfigurationError(
-            f"{FullGaussian2d.kind()}.grid_mean_predictor: not all units of {site.data_key or 'the scan'} have a "
-            "position in the tissue: enter them in UnitPosition (geniculate annotate), or set it to 'none'"
-        )
+    assert site.unit_positions is not None  # `FullGaussian2d.build_all` asked for them
     centred = site.unit_positions[:, :dimensions].float()
     centred = centred - centred.mean(dim=0)
     extent = centred.abs().max()
@@ -264,8 +261,30 @@ class FullGaussian2d(ReadoutConfiguration):
                 "set init_positions to 'random' or grid_mean_predictor to 'none'"
             )
 
+    def needs(self) -> tuple[Need, ...]:
+        """Return the places of the units, if a network is to see them, and matches of units that are to share."""
+        places = Need(
+            "the position in the tissue of every unit",
+            lambda scan: scan.unit_positions is not None,
+            "enter them in UnitPosition (geniculate annotate), or set it to 'none'",
+            by="grid_mean_predictor",
+            everywhere=True,
+        )
+        matches = Need(
+            "units that are known to be one neuron",
+            lambda scan: scan.match_ids is not None,
+            "enter them in UnitMatch (geniculate annotate, column match_id), or set it to 'none'",
+            by="share",
+        )
+        asked = (self.grid_mean_predictor != "none", places), (self.share != "none", matches)
+        return tuple(need for wanted, need in asked if wanted)
+
     def build(self, site: ReadoutSite) -> FullGaussian2dReadout:
-        """Return the readout of one scan.
+        """Return the readout of one scan; see `build_all`."""
+        return self.build_all({site.data_key: site})[site.data_key]
+
+    def build_all(self, sites: Mapping[str, ReadoutSite]) -> dict[str, FullGaussian2dReadout]:
+        """Return the readouts of all scans, with the neurons that they share.
 
         Raises
         ------
@@ -273,10 +292,8 @@ class FullGaussian2d(ReadoutConfiguration):
             If a network is to predict the means, but the positions of the units are not known, or neurons are to share
             something, but no unit has a match.
         """
-        return self.build_all({site.data_key: site})[site.data_key]
-
-    def build_all(self, sites: Mapping[str, ReadoutSite]) -> dict[str, FullGaussian2dReadout]:
-        """Return the readouts of all scans, with the neurons that they share; see `build`."""
+        for need in self.needs():
+            need.require(self, sites)
         if self.share == "none":
             return {data_key: FullGaussian2dReadout(self, site) for data_key, site in sites.items()}
         index = number_neurons(sites)

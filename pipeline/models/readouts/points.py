@@ -94,11 +94,7 @@ class PointPooled2dReadout(LevelsReadout):
     def __init__(self, settings: PointPooled2d, site: ReadoutSite) -> None:
         super().__init__(settings, site, settings.pool_steps + 1)
         self.pool_steps, self.pool_kern = settings.pool_steps, settings.pool_kern
-        if min(self.size) < self.pool_kern**self.pool_steps:
-            raise ConfigurationError(
-                f"{settings.kind()}: feature maps of {site.height} x {site.width} px cannot be pooled "
-                f"{self.pool_steps} times by {self.pool_kern}: use fewer pool_steps or a smaller pool_kern"
-            )
+        settings.require_maps(*self.size)
 
     def levels(self, frames: Tensor) -> list[Tensor]:
         """See `LevelsReadout.levels`."""
@@ -130,6 +126,17 @@ class PointPooled2d(ReadoutConfiguration):
     pool_kern: int = setting(3, "side and stride of the squares over which the mean is taken", unit="px", ge=2)
     gamma_readout: float = setting(0.0207, "weight of the summed absolute feature weights", ge=0)
     bias: bool = setting(True, "a bias for each unit, starting at the drive of its mean response")
+
+    def require_maps(self, height: int, width: int) -> None:
+        """Refuse feature maps (px) that are too small to be pooled so often."""
+        side = min(height, width)
+        most = next(steps for steps in itertools.count() if self.pool_kern ** (steps + 1) > side)
+        if self.pool_steps > most:
+            raise ConfigurationError(
+                f"{self.kind()}.pool_steps: {self.pool_steps} is not allowed, for feature maps of {height} x {width} "
+                f"px cannot be pooled {self.pool_steps} times by {self.pool_kern}: it must be <= {most}, or use a "
+                "smaller pool_kern or larger maps"
+            )
 
     def build(self, site: ReadoutSite) -> PointPooled2dReadout:
         """Return the readout of one scan.

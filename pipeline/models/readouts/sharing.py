@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigurationError
 from pipeline.models.readouts.base import ReadoutSite
 
 SHARE = ("none", "features", "grid", "both")
@@ -73,19 +72,9 @@ def number_neurons(sites: Mapping[str, ReadoutSite]) -> dict[str, Tensor]:
 
     Units with the same entry in `ReadoutSite.match_ids` are one neuron, in whatever scans they are; units without one
     are a neuron each. Matched neurons come first, in the order of their match_ids.
-
-    Raises
-    ------
-    ConfigurationError
-        If no unit of any scan has a match.
     """
     matches = {key: site.match_ids or (None,) * site.n_units for key, site in sites.items()}
     known = sorted({match for of_scan in matches.values() for match in of_scan if match is not None})
-    if not known:
-        raise ConfigurationError(
-            f"no unit of {', '.join(key or 'the scan' for key in sites)} is known to be the neuron of another: enter "
-            "matches in UnitMatch (geniculate annotate, column match_id), or share nothing"
-        )
     neurons = {match: number for number, match in enumerate(known)}
     index, following = {}, len(neurons)
     for key, of_scan in matches.items():

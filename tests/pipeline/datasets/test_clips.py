@@ -182,7 +182,7 @@ def test_only_light_apart_reaches_the_gates(scan: Any, opto: str) -> None:
     found = movies(scan.path, opto=opto)
     network = Network(Stacked2d(hidden_channels=2, layers=1, input_kern=3), ConvGRU(hidden_channels=2, opto="gates"))
     if opto == "behavior":
-        with pytest.raises(ConfigurationError, match="no scan has light for the gates"):
+        with pytest.raises(ConfigurationError, match="needs light for the gates, which no scan has"):
             build_encoder(network, {"a": found.info}, seed=0)
         return
     encoder = build_encoder(network, {"a": found.info}, seed=0).eval()

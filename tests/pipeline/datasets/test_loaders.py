@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -276,6 +277,12 @@ def stills(paths, batch_size, seed, scale=1.0):
     return {"train": {"lab": made[:2]}, "validation": {"lab": made[2:]}, "test": {"lab": made[2:] + made[2:]}}
 
 
+def shuffled(seed):
+    trials = [{"images": i + torch.randn(1, 4, 5), "responses": torch.rand(3)} for i in range(20)]
+    loaders = {"lab": torch.utils.data.DataLoader(trials, batch_size=4, shuffle=True)}
+    return {"train": loaders, "validation": loaders}
+
+
 def clips(seed, **settings):
     batch = {"inputs": torch.ones(2, 1, 6, 4, 5), "targets": torch.full((2, 3, 6), 2), "behavior": torch.ones(2, 2, 6),
              "pupil_center": torch.zeros(2, 2, 6)}
@@ -327,6 +334,36 @@ def test_a_function_is_called_with_what_its_signature_has(laboratory: str) -> No
     given = Function(function=f"{laboratory}.stills", arguments='{"batch_size": 2, "paths": [], "seed": 3}')
     open_loaders({"x": Path("/data/x")}, given, 4, 7)
     assert module.calls[1] == ([], 2, 3, 1.0)
+
+
+def test_what_loaders_of_a_function_draw_depends_on_seed_and_epoch_only(laboratory: str) -> None:
+    def opened(seed: int) -> Any:
+        torch.rand(3)  # others draw in between
+        return open_loaders({}, Function(function=f"{laboratory}.shuffled"), 4, seed)
+
+    def seen(loader: Any) -> list[float]:
+        return [value for batch in loader for value in batch.responses[:, 0].tolist() if torch.rand(1) >= 0]
+
+    before = torch.get_rng_state()
+    (loaders, info), (again, same_info), (others, other_info) = opened(7), opened(7), opened(8)
+    training, validation = loaders["train"]["lab"], loaders["validation"]["lab"]
+    assert info == same_info != other_info, "to the last bit, for checkpoints are found by it"
+    first, second = seen(training), seen(training)
+    assert first != second and sorted(first) == sorted(second)
+    assert [seen(again["train"]["lab"]) for _ in range(2)] == [first, second]
+    again["train"]["lab"].epoch = training.epoch - 1
+    assert seen(again["train"]["lab"]) == second
+    assert seen(validation) == seen(validation) == seen(again["validation"]["lab"]) != seen(others["validation"]["lab"])
+    shown = [image for batch in validation for image in batch.inputs]
+    digests = [hashlib.sha256(image.contiguous().numpy().data).hexdigest() for image in shown]
+    assert validation.conditions == digests, "names belong to the trials of the next pass"
+    torch.set_rng_state(before)
+    torch.rand(9)
+    expected = torch.rand(1)
+    torch.set_rng_state(before)
+    for seed in (7, 8, 9):
+        opened(seed)
+    assert torch.rand(1) == expected, "the global state is left as it was"
 
 
 def test_movies_of_a_function(laboratory: str) -> None:

@@ -27,15 +27,19 @@ LOCAL = [
     Basic3d(**SMALL, **APART),
     Basic3d(**SMALL | {"input_kernel": (3, 4, 2)}, padding=False, batch_norm=False, spatial_dilations=(2, 1)),
     Basic3d(hidden_channels=(3,), input_kernel=(5, 3, 3), strides=(3,), final_nonlinearity=False),
+    Basic3d(**SMALL, linear=True),
     Factorized3d(**LAYERS, **APART),
     Factorized3d(**LAYERS | {"spatial_kernels": (4, 3)}, padding=False, strides=(2,), spatial_dilations=(1, 3)),
     GaborEnergy(wavelengths=(4, 8), orientations=3, pool=6),
+    GaborEnergy(wavelengths=(4, 8), orientations=2, pool=3, linear=True),
 ]
 KINDS: list[CoreConfiguration] = [
     *LOCAL,
     Depthwise3d(**BLOCKS),
     Depthwise3d(**BLOCKS | {"strides": (3, 1)}, position=False, pool=True, drop_path=0.0),
+    Depthwise3d(**BLOCKS, linear=True),
     ViT(patch=5, stride=3, embedding=12, heads=2, depth=2),
+    ViT(patch=5, stride=3, embedding=12, heads=2, depth=2, linear=True),
 ]
 SIZES = [(24, 31), (25, 30)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind()}-{kind.hash()[:4]}")
@@ -148,7 +152,7 @@ def test_places_are_centred_on_the_pixels_that_they_see(kind: CoreConfiguration)
 @pytest.mark.parametrize("padding", [True, False])
 def test_readouts_find_their_pixels_through_strides(padding: bool) -> None:
     pixels = ((12.0, 8.0), (17.5, 13.25))
-    scan = ScanInfo((1, 2), (3, 24, 31), (0.5, 1.0), field_centers=pixels)
+    scan = ScanInfo((1, 2), (3, 24, 31), (0.5, 1.0), frame_rate=30.0, field_centers=pixels)
     network = Network(
         core=Basic3d(**SMALL, strides=(2, 1), padding=padding),
         readout=FullGaussian2d(init_positions="triggered_average"),

@@ -36,7 +36,8 @@ RECURRENT = dataclasses.replace(
 
 
 def scan(units: int = 6, size: tuple[int, int] = (13, 16), **more: object) -> ScanInfo:
-    return ScanInfo(tuple(range(units)), (1, *size), tuple(0.1 + 0.3 * u for u in range(units)), **more)
+    means = tuple(0.1 + 0.3 * u for u in range(units))
+    return ScanInfo(tuple(range(units)), (1, *size), means, frame_rate=30.0, **more)
 
 
 @pytest.fixture
@@ -221,8 +222,8 @@ def test_images_are_movies_of_one_frame() -> None:
     assert found.shape == (5, 2)
     torch.testing.assert_close(found, movies[:, [2, 0], 0])
     assert not torch.allclose(found, encoder(images, "a", unit_idx=[2, 0]), atol=1e-3)
-    with pytest.raises(ConfigurationError, match="a movie of 1 frames is too short"):
-        build_encoder(Network(), {"a": scan}, seed=0)(images, "a")
+    with pytest.raises(ConfigurationError, match=r"Factorized3d needs movies, .* which 'a' does not have"):
+        build_encoder(Network(), {"a": scan}, seed=0)
 
 
 def test_a_batch_is_answered_from_everything_it_carries(info: DataInfo) -> None:

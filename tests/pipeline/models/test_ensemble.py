@@ -9,7 +9,10 @@ from pipeline.models import ConvGRU, Factorized3d, Network, Stacked2d
 from pipeline.models.ensemble import EnsembleArchitecture, EnsembleEncoder
 from pipeline.models.weights import pack, unpack
 
-INFO = {"a": ScanInfo((4, 5, 6), (1, 12, 11), (0.5, 0.6, 0.7)), "b": ScanInfo((1,), (1, 14, 13), (0.2,))}
+INFO = {
+    "a": ScanInfo((4, 5, 6), (1, 12, 11), (0.5, 0.6, 0.7), frame_rate=30.0),
+    "b": ScanInfo((1,), (1, 14, 13), (0.2,), frame_rate=30.0),
+}
 NETWORK = Network(core=Factorized3d(hidden_channels=(2,), spatial_kernels=(5,), temporal_kernels=(3,)))
 MOVIE = torch.randn(2, 1, 7, 12, 11, generator=torch.Generator().manual_seed(0))
 

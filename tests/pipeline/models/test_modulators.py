@@ -214,5 +214,5 @@ def test_images_have_one_gain_each(kind: ModulatorConfiguration) -> None:
 
 def test_history_of_still_images_is_refused() -> None:
     scan = ScanInfo((1,), (1, 12, 14), (1.0,), n_behavior=BEHAVIOR)
-    with pytest.raises(ConfigurationError, match=r"'a' has still images.*History is for movies only, use MLPGain"):
+    with pytest.raises(ConfigurationError, match=r"History needs movies, .* no past, which 'a' does not have: use MLP"):
         build_encoder(Network(core=Stacked2d(), modulator=History()), {"a": scan}, seed=0)

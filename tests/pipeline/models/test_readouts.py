@@ -213,5 +213,7 @@ def test_encoders_give_readouts_what_they_need(kind: ReadoutConfiguration) -> No
     assert responses.shape == (5, 3)
     torch.testing.assert_close(encoder(images, "a", unit_idx=[2]), encoder(images, "a")[:, [2]])
     if getattr(kind, "grid_mean_predictor", "none") == "cortex":
-        with pytest.raises(ConfigurationError, match="not all units of a have a position"):
+        with pytest.raises(
+            ConfigurationError, match="grid_mean_predictor: 'cortex' needs the position in the tissue of every unit"
+        ):
             build_encoder(network, {"a": dataclasses.replace(scan, unit_positions=None)}, seed=1)

@@ -136,7 +136,9 @@ def test_predictor_learns_to_place_all_units_at_once() -> None:
 
 def test_predictor_needs_positions_and_no_other_start() -> None:
     site = ReadoutSite(CHANNELS, HEIGHT, WIDTH, torch.zeros(UNITS), data_key="mouse 7")
-    with pytest.raises(ConfigurationError, match=r"not all units of mouse 7 have a position .* UnitPosition"):
+    with pytest.raises(
+        ConfigurationError, match=r"grid_mean_predictor: 'cortex' needs .* 'mouse 7' does not have: .* UnitPosition"
+    ):
         FullGaussian2d(grid_mean_predictor="cortex").build(site)
     with pytest.raises(ConfigurationError, match="cannot start at the triggered average and come from a network"):
         FullGaussian2d(grid_mean_predictor="cortex", init_positions="triggered_average")

@@ -230,7 +230,9 @@ def test_half_precision_moves_no_place() -> None:
 
 def test_sharing_is_refused_where_it_has_no_sense() -> None:
     alone = {data_key: dataclasses.replace(scan, match_ids=None) for data_key, scan in INFO.items()}
-    with pytest.raises(ConfigurationError, match=r"no unit of a, b, c is known .* UnitMatch \(geniculate annotate"):
+    with pytest.raises(
+        ConfigurationError, match=r"share: 'both' needs units that .* no scan has: .* UnitMatch \(geniculate annotate"
+    ):
         encoder("both", alone)
     encoder("none", alone)
     for share in ("grid", "both"):

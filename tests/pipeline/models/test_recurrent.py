@@ -42,7 +42,7 @@ def small(kind: type[CoreConfiguration]) -> CoreConfiguration:
 @pytest.mark.parametrize("kind", CORES, ids=lambda kind: kind.kind())
 def test_recurrent_unit_works_behind_every_core(kind: type[CoreConfiguration]) -> None:
     core = small(kind)
-    scan = ScanInfo((1, 2), (1, 36, 40), (0.5, 1.0))
+    scan = ScanInfo((1, 2), (1, 36, 40), (0.5, 1.0), frame_rate=30.0)
     network = Network(core=core, recurrent=ConvGRU(hidden_channels=3, input_kernel=3, recurrent_kernel=3))
     encoder = build_encoder(network, {"a": scan}, seed=0)
     torch.manual_seed(0)
@@ -68,8 +68,8 @@ MOVIES = Network(
 )
 STILLS = dataclasses.replace(MOVIES, core=Stacked2d(hidden_channels=2, layers=1))
 LIT: DataInfo = {
-    "a": ScanInfo((1, 2), (1, 9, 11), (0.5, 1.0), n_opto=2),
-    "dark": ScanInfo((1, 2), (1, 9, 11), (0.5, 1.0)),
+    "a": ScanInfo((1, 2), (1, 9, 11), (0.5, 1.0), frame_rate=30.0, n_opto=2),
+    "dark": ScanInfo((1, 2), (1, 9, 11), (0.5, 1.0), frame_rate=30.0),
 }
 
 
@@ -186,7 +186,9 @@ def test_gates_for_light_are_saved_compiled_and_run_in_bfloat16() -> None:
 
 
 def test_light_and_gates_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no scan has light for the gates: set opto of the data to 'apart'"):
+    with pytest.raises(
+        ConfigurationError, match=r"ConvGRU\.opto: 'gates' needs light for the gates, which no scan has"
+    ):
         build_encoder(MOVIES, {"dark": LIT["dark"]}, seed=0)
     three = dataclasses.replace(LIT["a"], n_opto=3)
     with pytest.raises(ConfigurationError, match=r"equally many light trains, not \{'a': 2, 'b': 3\}"):

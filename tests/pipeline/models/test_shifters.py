@@ -125,8 +125,8 @@ def test_affine_function_equals_that_of_neuralpredictors(bias: bool) -> None:
 
 @every_kind
 def test_encoders_shift_each_frame_of_movies_and_each_image(kind: ShifterConfiguration) -> None:
-    scan = ScanInfo((1, 2, 3), (1, 12, 14), (1.0, 0.5, 2.0), mean_pupil_center=MEAN)
-    info = {"a": scan, "blind": ScanInfo((1,), (1, 12, 14), (1.0,))}
+    scan = ScanInfo((1, 2, 3), (1, 12, 14), (1.0, 0.5, 2.0), mean_pupil_center=MEAN, frame_rate=30.0)
+    info = {"a": scan, "blind": ScanInfo((1,), (1, 12, 14), (1.0,), frame_rate=30.0)}
     core = Factorized3d(hidden_channels=(3,), spatial_kernels=(5,), temporal_kernels=(4,))
     movies = build_encoder(Network(core=core, shifter=kind), info, seed=1).eval()
     images = build_encoder(Network(core=Stacked2d(hidden_channels=3, layers=1), shifter=kind), info, seed=1).eval()
@@ -156,7 +156,8 @@ def test_encoders_start_unshifted_at_the_mean_position_of_each_scan(kind: Shifte
 
 
 def test_scans_without_eye_position_are_refused() -> None:
-    with pytest.raises(
-        ConfigurationError, match="no scan has a pupil position: use NoShifter instead of StaticAffine2d"
-    ):
-        build_encoder(Network(shifter=StaticAffine2d()), {"a": ScanInfo((1,), (1, 30, 30), (1.0,))}, seed=0)
+    complaint = "StaticAffine2d needs the position of the pupil, which no scan has: use NoShifter"
+    with pytest.raises(ConfigurationError, match=complaint):
+        build_encoder(
+            Network(Stacked2d(), shifter=StaticAffine2d()), {"a": ScanInfo((1,), (1, 30, 30), (1.0,))}, seed=0
+        )

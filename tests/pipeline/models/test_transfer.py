@@ -13,7 +13,7 @@ LAYERS = {"hidden_channels": (3, 2), "spatial_kernels": (5, 3), "temporal_kernel
 
 
 def encoder(core: CoreConfiguration, seed: int, units: int = 4, size: tuple[int, int] = (12, 10)) -> Encoder:
-    scan = ScanInfo(tuple(range(units)), (2, *size), (0.5,) * units)
+    scan = ScanInfo(tuple(range(units)), (2, *size), (0.5,) * units, frame_rate=30.0)
     made = build_encoder(Network(core=core), {"a": scan}, seed=seed)
     made(torch.randn(3, 2, 8, *size), "a")  # moves the running statistics
     return made

@@ -76,9 +76,10 @@ NOT_LOCAL = (
 
 
 def encoder_of(core: CoreConfiguration, readout: Any = None, channels: int = 1, **parts: Any) -> Encoder:
+    is_movie = isinstance(core, MOVIES) or "recurrent" in parts
     scan = ScanInfo(
         tuple(range(6)), (channels, HEIGHT, WIDTH), (1.0,) * 6, n_behavior=1, mean_pupil_center=(0.3, -0.2),
-        mean_behavior=(0.5,), frame_rate=30.0 if isinstance(core, MOVIES) else None,
+        mean_behavior=(0.5,), frame_rate=30.0 if is_movie else None,
     )  # fmt: skip
     info: DataInfo = {"a": scan}
     network = Network(core, readout=readout or FullGaussian2d(), shifter=MLP(), modulator=MLPGain(), **parts)

@@ -65,7 +65,11 @@ def make_population() -> Callable[..., Population]:
 
         return Population(
             loaders={"train": {"lgn": batches(0, train)}, "validation": {"lgn": batches(train, train + validation)}},
-            info={"lgn": ScanInfo(tuple(range(units)), (1, *size), tuple(counts[:train].mean(axis=(0, 2))))},
+            info={
+                "lgn": ScanInfo(
+                    tuple(range(units)), (1, *size), tuple(counts[:train].mean(axis=(0, 2))), frame_rate=30.0
+                )
+            },
             centers=places,
             ceiling=float(single_trial_correlation(list(counts[train:]), list(rates[train:])).mean()),
         )

@@ -56,7 +56,7 @@ def test_a_function_trains_every_network(network: Any, population: Any) -> None:
     before = torch.random.get_rng_state()
     encoder, result = trained()
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert laboratory.CALLS[-1]["uid"] == {"group_id": 9}
+    assert laboratory.CALLS[-1]["uid"] == {"group_id": 9, "seed": 5}
     assert laboratory.CALLS[-1]["tiers"] == ["train", "validation"]
     assert laboratory.CALLS[-1]["model"] == ("OurModel" if network is NETWORK else "Penalized")
     now = score(encoder, population.loaders["validation"])
@@ -67,6 +67,15 @@ def test_a_function_trains_every_network(network: Any, population: Any) -> None:
     assert not encoder.training
     again = weights(trained()[0])
     assert all(torch.equal(value, again[name]) for name, value in encoder.state_dict().items())
+
+
+def test_each_member_of_an_ensemble_has_a_key_of_its_own(population: Any) -> None:
+    encoders = [LINEAR.build(population.info, seed, population.loaders) for seed in (3, 4)]
+    seen: list[Any] = []
+    settings, key = trainer("poisson_trainer", epochs=2), {"group_id": 9, "seed": -17}
+    train_models(encoders, population.loaders, settings, [3, 4], seen.append, uid=key)
+    assert [call["uid"] for call in laboratory.CALLS[-2:]] == [{"group_id": 9, "seed": seed} for seed in (3, 4)]
+    assert [(epoch.seed, epoch.epoch) for epoch in seen] == [(3, 1), (3, 2), (4, 1), (4, 2)]
 
 
 def test_our_trainer_trains_the_network_of_a_function(population: Any) -> None:

@@ -6,17 +6,20 @@ import copy
 import dataclasses
 import logging
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from pipeline.errors import TrainingError
 from pipeline.models import Encoder, Factorized3d, FullGaussian2d, Network, build_encoder
-from pipeline.training import Checkpointing, Default, Epoch, train, train_together
+from pipeline.training import Checkpointing, Default, Epoch, score, train, train_together
 from pipeline.training.cycling import joint_batches
 
 NETWORK = Network(
@@ -64,6 +67,43 @@ def test_the_learning_rate_rises_through_the_warm_up(population: Any) -> None:
         result = train(fresh(population), population.loaders, Default(max_epochs=3, warmup_epochs=2, lr_init=0.6), 1)
     assert steps.rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6])
     assert [epoch.learning_rate for epoch in result.history] == pytest.approx([0.3, 0.6, 0.6])
+
+
+def test_the_warm_up_ends_at_the_learning_rate_with_several_steps_at_a_time(population: Any) -> None:
+    """Three times two batches, each a step: the rate rises by a sixth from step to step."""
+    batches = population.loaders["train"]["lgn"]
+    loaders = {tier: dict.fromkeys("ab", of["lgn"]) for tier, of in population.loaders.items()}
+    settings = Default(max_epochs=2, warmup_epochs=1, lr_init=0.6, accumulate_scans=False)
+    encoder = build_encoder(NETWORK, dict.fromkeys("ab", population.info["lgn"]), seed=1)
+    with Steps() as steps:
+        train(encoder, loaders, settings, 1)
+    assert len(batches) == 3
+    assert steps.rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] + [0.6] * 6)
+
+
+def test_each_stage_begins_with_fresh_moments(population: Any) -> None:
+    """The trainer of staticnet: an optimiser has no state when the first batch of a stage has been seen."""
+    states: list[int] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: states.append(len(optimizer.state)))
+    settings = Default(
+        optimizer="adam",
+        schedule=(0.3, 0.1, 0.03),
+        patience=1,
+        accumulate_scans=False,
+        average_loss=True,
+        scale_loss=False,
+    )
+    try:
+        result = train(fresh(population), population.loaders, settings, seed=1)
+    finally:
+        handle.remove()
+    verdicts = [epoch.verdict for epoch in result.history]
+    assert verdicts.count("cut") == 2 and verdicts[-1] == "stop"
+    assert len(states) == 3 * len(verdicts)
+    begins = [0, *(number for number, verdict in enumerate(verdicts, 1) if verdict == "cut")]
+    assert [step for step, known in enumerate(states) if not known] == [3 * begin for begin in begins]
+    rates = [epoch.learning_rate for epoch in result.history]
+    assert rates == sorted(rates, reverse=True) and set(rates) == {0.3, 0.1, 0.03}
 
 
 def test_each_batch_is_a_step_unless_scans_are_added_up(population: Any) -> None:
@@ -126,6 +166,23 @@ def test_the_mean_of_the_weights_is_evaluated_and_kept(population: Any) -> None:
     assert not torch.allclose(mean, trained[0])
 
 
+def test_a_cut_goes_on_from_the_best_mean_of_the_weights(population: Any) -> None:
+    encoder = fresh(population)
+    seen: list[tuple[Epoch, float]] = []
+
+    def look(epoch: Epoch) -> None:
+        seen.append((epoch, score(encoder, population.loaders["validation"]).correlation))
+
+    settings = Default(max_epochs=12, ema_decay=0.5, lr_init=0.5, patience=1, lr_decay_steps=5, min_lr=0)
+    result = train(encoder, population.loaders, settings, seed=1, on_epoch=look)
+    cuts = [(epoch, found) for epoch, found in seen if epoch.verdict == "cut"]
+    assert cuts
+    for epoch, found in cuts:  # what was descending now is what was evaluated best
+        best = max(e.validation_correlation for e in result.history[: epoch.epoch])
+        assert found == pytest.approx(max(best, result.initial_correlation), abs=1e-6)
+        assert epoch.validation_correlation < found
+
+
 class _KilledError(Exception):
     pass
 
@@ -170,6 +227,66 @@ def test_training_killed_within_an_epoch_goes_on_from_there(population: Any, tmp
     for one, other in zip(expected, found, strict=True):
         timeless = [[dataclasses.replace(e, seconds=0) for e in result.history] for result in (one, other)]
         assert timeless[0] == timeless[1]
+
+
+class Augmented(Dataset):
+    """Clips at random, of all three sources of random numbers that loaders of others use."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, row: int) -> Any:
+        self.asked += 1
+        batch, first = self._batches[row], int(np.random.randint(8))
+        videos = batch.videos[:, :, first : first + 24] + 0.1 * torch.rand(1) * random.choice([-1, 1])
+        return batch._replace(videos=videos, responses=batch.responses[:, :, first : first + 24])
+
+
+def test_loaders_that_draw_at_random_give_the_same_batches_after_a_stop(population: Any, tmp_path: Path) -> None:
+    """A loader that knows no epochs; others draw numbers meanwhile, and a member more must not change the order."""
+    settings, file = Default(max_epochs=3, lr_init=0.02), tmp_path / "training.safetensors"
+
+    def trained(seeds: list[int], stop_at: int = -1, **more: Any) -> list[Encoder]:
+        dataset = Augmented(population.loaders["train"]["lgn"])
+        loader = DataLoader(dataset, batch_size=None, sampler=RandomSampler(dataset))
+        encoders = [fresh(population, seed) for seed in seeds]
+
+        def disturb(*_: Any) -> None:
+            np.random.rand(3), torch.rand(2), random.random()
+            if dataset.asked == stop_at:
+                raise _KilledError
+
+        for encoder in encoders:
+            encoder.register_forward_hook(disturb)
+        train_together(encoders, population.loaders | {"train": {"lgn": loader}}, settings, seeds, **more)
+        return encoders
+
+    np.random.seed(1)
+    random.seed(1)
+    expected = trained([1, 2])
+    (alone,) = trained([2])
+    assert_same(expected[1], alone)
+    with pytest.raises(_KilledError):
+        trained([1, 2], stop_at=5, checkpointing=Checkpointing(file, 0))  # the second of three batches of epoch 2
+    for one, other in zip(expected, trained([1, 2], checkpointing=Checkpointing(file, 0)), strict=True):
+        assert_same(one, other)
+
+
+def test_each_epoch_and_order_seed_has_an_order_of_its_own(population: Any) -> None:
+    batches = [population.loaders["train"]["lgn"][0]._replace(behavior=torch.tensor(float(i))) for i in range(12)]
+    loader = DataLoader(batches, batch_size=None, shuffle=True)
+
+    def order(epoch: int, seed: int) -> list[float]:
+        torch.rand(3)
+        return [joint["a"].behavior.item() for joint in joint_batches({"a": loader}, epoch, seed)]
+
+    assert sorted(order(1, 0)) == list(range(12))
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(epoch, seed)) for epoch in (1, 2) for seed in (0, 1)}) == 4
 
 
 def test_checkpoints_are_written_when_they_are_due(population: Any, tmp_path: Path) -> None:
@@ -264,6 +381,22 @@ def test_weights_that_diverge_are_told_from_bad_data(population: Any) -> None:
         encoder.readouts["lgn"].bias[1] = 1000.0
     with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'lgn', unit 1 .*diverged; lower lr_init"):
         train(encoder, population.loaders, Default(max_epochs=1), seed=1)
+
+
+def test_the_member_of_a_loss_that_is_not_finite_is_named(population: Any) -> None:
+    network = dataclasses.replace(NETWORK, nonlinearity="exp")
+    encoders = [build_encoder(network, population.info, seed) for seed in (5, 6)]
+    with torch.no_grad():
+        encoders[1].readouts["lgn"].bias[1] = 1000.0
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'lgn', seed 6, unit 1 .*diverged"):
+        train_together(encoders, population.loaders, Default(max_epochs=1), [5, 6])
+    with pytest.raises(TrainingError, match=r"'lgn', seed 5, unit 0.*responses of trial 3 of the batch"):
+        train_together(
+            [fresh(population, seed) for seed in (5, 6)],
+            broken(population, "responses", math.nan),
+            Default(max_epochs=1),
+            [5, 6],
+        )
 
 
 @pytest.mark.slow

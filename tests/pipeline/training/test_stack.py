@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.errors import TrainingError
 from pipeline.models import (
     MLP,
     ConvGRU,
@@ -114,6 +115,16 @@ def test_stacked_members_end_in_the_weights_of_single_ones(
         assert [e.loss for e in result.history] == pytest.approx([e.loss for e in expected.history], rel=1e-6)
         for one, other in zip(result.history, expected.history, strict=True):
             assert one.penalties == pytest.approx(other.penalties, rel=1e-6)
+
+
+def test_the_member_whose_weights_diverge_in_the_stack_is_named(population: Any, stacked: list[int]) -> None:
+    network = dataclasses.replace(GAUSSIAN, nonlinearity="exp")
+    members = [build_encoder(network, population.info, seed) for seed in (1, 2)]
+    with torch.no_grad():
+        members[1].readouts["lgn"].bias[3] = 1000.0
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 0, 'lgn', seed 2, unit 3 .*diverged"):
+        train_together(members, population.loaders, Default(max_epochs=1), [1, 2])
+    assert stacked
 
 
 def test_tensors_keep_their_layout_in_the_stack(population: Any) -> None:

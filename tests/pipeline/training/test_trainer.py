@@ -146,15 +146,28 @@ def test_interrupted_training_ends_with_the_same_weights(population: Any, tmp_pa
 def test_foreign_and_damaged_checkpoints_are_refused(population: Any, tmp_path: Path) -> None:
     checkpoint = tmp_path / "training.safetensors"
 
-    def trained(seed: int, settings: Default = SHORT) -> None:
-        encoder = build_encoder(NETWORK, population.info, seed=1)
+    def trained(seed: int, settings: Default = SHORT, network: Network = NETWORK, **info: Any) -> None:
+        scan = dataclasses.replace(population.info["lgn"], **info)
+        encoder = build_encoder(network, {"lgn": scan}, seed=1)
         train(encoder, population.loaders, settings, seed, checkpointing=Checkpointing(checkpoint))
 
+    def replaced(part: str, **settings: Any) -> Network:
+        return dataclasses.replace(NETWORK, **{part: dataclasses.replace(getattr(NETWORK, part), **settings)})
+
     trained(seed=1)
-    with pytest.raises(TrainingError, match="another training"):
-        trained(seed=2)
-    with pytest.raises(TrainingError, match="another training"):
-        trained(seed=1, settings=dataclasses.replace(SHORT, patience=6))
+    others: list[dict[str, Any]] = [
+        {"seed": 2},
+        {"settings": dataclasses.replace(SHORT, patience=6)},
+        {"network": replaced("core", gamma_input_spatial=0.2)},  # of the same shapes, as the next two are
+        {"network": replaced("readout", gamma_readout=0.3)},
+        {"network": dataclasses.replace(NETWORK, nonlinearity="softplus")},
+        {"unit_ids": (7, 8, 9, 10)},
+        {"input_mean": 100.0},
+    ]
+    for other in others:
+        with pytest.raises(TrainingError, match="another training"):
+            trained(**{"seed": 1, **other})
+    trained(seed=1)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(TrainingError, match="damaged"):
         trained(seed=1)
