@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from pipeline.models.cores.spectra import Axis, can_be_spectral, chunk_size, correlate, multiply, multiply_conjugate
 
@@ -24,33 +25,45 @@ class SpatialConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the filtered frames, (frame, out channel, height, width)."""
-        if can_be_spectral(self, input):
-            plan = _Plan.of(self, input)
-            if plan.saves(len(input)):
-                return _by_spectra(input, self, plan)
-        return super().forward(input)
+        if self.stride != (1, 1) or self.groups != 1 or self.padding[0] != self.padding[1]:
+            return super().forward(input)
+        return convolve(input, self.weight, self.bias, int(self.padding[0]), self.dilation[0])
 
 
-def spectral(frames: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Return what a convolution of stride 1, without groups, makes of frames; by way of spectra.
+def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, dilation: int = 1) -> Tensor:
+    """Return what `torch.nn.functional.conv2d` returns, in whichever way is faster.
 
     Parameters
     ----------
     frames : Tensor
-        (frame, in channel, height, width), float32; channels last in memory is fastest, and is how results lie.
-    convolution : nn.Conv2d
+        (frame, in channel, height, width).
+    weight : Tensor
+        (out channel, in channel, row, column).
+    bias : Tensor or None
+        (out channel,).
+    padding : int
+        Zeros around each frame (px).
+    dilation : int
+        Steps between neighbouring taps (px).
 
     Returns
     -------
     Tensor
         (frame, out channel, height, width).
     """
-    return _by_spectra(frames, convolution, _Plan.of(convolution, frames))
+    if can_be_spectral(frames, weight) and _Plan.of(frames, weight, padding, dilation).saves(len(frames)):
+        return spectral(frames, weight, bias, padding, dilation)
+    return F.conv2d(frames, weight, bias, padding=padding, dilation=dilation)
 
 
-def _by_spectra(frames: Tensor, convolution: nn.Conv2d, plan: _Plan) -> Tensor:
-    maps: Tensor = _Spatial.apply(frames, convolution.weight, plan, chunk_size(convolution))
-    return maps if convolution.bias is None else maps + convolution.bias[:, None, None]
+def spectral(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, dilation: int = 1) -> Tensor:
+    """Return the same by way of spectra; channels last in memory is fastest, and is how results lie.
+
+    Padding may not exceed what the filters reach: dilation * (taps - 1).
+    """
+    plan = _Plan.of(frames, weight, padding, dilation)
+    maps: Tensor = _Spatial.apply(frames, weight, plan, chunk_size(weight))
+    return maps if bias is None else maps + bias[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -68,10 +81,10 @@ class _Plan:
     out_channels: int
 
     @classmethod
-    def of(cls, convolution: nn.Conv2d, frames: Tensor) -> _Plan:
-        settings = convolution.kernel_size, convolution.dilation, convolution.padding
-        rows, columns = (Axis(size, *(int(values[i]) for values in settings)) for i, size in enumerate(frames.shape[2:]))
-        return _planned(cls(rows, columns, convolution.in_channels, convolution.out_channels))
+    def of(cls, frames: Tensor, weight: Tensor, padding: int, dilation: int) -> _Plan:
+        sizes = zip(frames.shape[2:], weight.shape[2:], strict=True)
+        rows, columns = (Axis(size, taps, dilation, padding) for size, taps in sizes)
+        return _planned(cls(rows, columns, weight.shape[1], weight.shape[0]))
 
     def saves(self, frames: int) -> bool:
         """Tell whether spectra are the faster way for so many frames."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _CHUNK_VALUES = 2**13
 """Values of each frequency that a thread works on together, so that what belongs to them stays in its cache."""
@@ -21,11 +21,21 @@ _CHUNK_VALUES = 2**13
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a convolution: ``taps`` that lie ``dilation`` apart, on ``size`` places with ``padding`` zeros around.
+    """One axis of a convolution, and the matrices that transform along it, in single precision.
 
-    The circular convolution of `length` places gives the same: the zeros behind the last place are also those before
-    the first. Transforms are (.., place) and (.., frequency) matrices in single precision; where there is an axis for
-    the part, it holds the real and the imaginary one.
+    The circular convolution of `length` places is equal to the padded one: the zeros behind the last place are also
+    those before the first. Complex values are pairs: their real and imaginary part.
+
+    Attributes
+    ----------
+    size : int
+        Places.
+    taps : int
+        Of a filter.
+    dilation : int
+        Places between neighbouring taps.
+    padding : int
+        Zeros before the first place and behind the last.
     """
 
     size: int
@@ -102,7 +112,7 @@ class Axis:
 
     @cached_property
     def factors(self) -> Tensor:
-        """(3, frequency, part, tap): from taps, real ones or such that are transformed along another axis, to `multiply`."""
+        """(3, frequency, part, tap): from taps that are transformed along another axis to the factors of `multiply`."""
         cos, sin = self._tap_waves
         real = torch.stack([cos, sin - cos, sin + cos])
         imaginary = torch.stack([-sin, cos + sin, cos - sin])
@@ -110,7 +120,7 @@ class Axis:
 
     @cached_property
     def real_factors(self) -> Tensor:
-        """(3, half, tap): the same for real taps only."""
+        """(3, half, tap): from real taps to the factors of `multiply`."""
         return self.factors[:, : self.half, 0].contiguous()
 
     @cached_property
@@ -140,22 +150,19 @@ class Axis:
         return torch.stack([cos, sin], dim=1).permute(2, 0, 1).contiguous().float()
 
 
-def can_be_spectral(convolution: nn.Conv2d, inputs: Tensor) -> bool:
-    """Tell whether a convolution can go by way of spectra, as far as its kind and the machine are concerned."""
+def can_be_spectral(inputs: Tensor, weight: Tensor) -> bool:
+    """Tell whether a convolution can go by way of spectra here: on a CPU and in single precision."""
     return (
         inputs.device.type == "cpu"
-        and inputs.dtype == convolution.weight.dtype == torch.float32
-        and convolution.groups == 1
-        and convolution.stride == (1, 1)
+        and inputs.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
-def chunk_size(convolution: nn.Conv2d) -> int:
-    """Return how many frames, or places, are transformed together."""
-    channels = max(convolution.in_channels, convolution.out_channels)
-    return max(1, _CHUNK_VALUES * torch.get_num_threads() // channels)
+def chunk_size(weight: Tensor) -> int:
+    """Return how many frames, or places, are transformed together for filters (out channel, in channel, ..)."""
+    return max(1, _CHUNK_VALUES * torch.get_num_threads() // max(weight.shape[:2]))
 
 
 def multiply(spectra: Tensor, factors: Tensor) -> Tensor:

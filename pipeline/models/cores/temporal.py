@@ -1,7 +1,7 @@
 """Convolutions over time, with many channels by way of temporal spectra on a CPU.
 
-oneDNN reaches half of a processor's speed in the gradient of such filters. Values and gradients are as far from those in
-double precision as those of `torch.nn.functional.conv2d`.
+oneDNN reaches half of a processor's speed in the gradient of such filters. Values and gradients are as far from those
+in double precision as those of `torch.nn.functional.conv2d`.
 """
 
 from __future__ import annotations
@@ -37,41 +37,44 @@ class TemporalConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the filtered sequences, (batch, out channel, time, place), shorter by what the filters need."""
-        if can_be_spectral(self, input) and self._saves(input.shape[2]):
-            return spectral(input, self)
+        axis = _axis(input, self.weight, self.dilation[0])
+        if can_be_spectral(input, self.weight) and _saves(axis, self.weight):
+            return spectral(input, self.weight, self.dilation[0])
         return super().forward(input)
 
-    def _saves(self, frames: int) -> bool:
-        """Tell whether spectra are the faster way for sequences of so many frames."""
-        axis = _axis(self, frames)
-        if not axis.holds_map:
-            return False
-        pairs = self.in_channels * self.out_channels
-        transforms = 2 * axis.half * (frames * self.in_channels + axis.out_size * self.out_channels)
-        return _SLOWER * (transforms + 3 * axis.half * pairs) < axis.out_size * axis.taps * pairs
 
-
-def spectral(sequences: Tensor, convolution: TemporalConv2d) -> Tensor:
-    """Return what a convolution over time makes of sequences; by way of spectra.
+def spectral(sequences: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
+    """Return what a convolution over time makes of sequences, by way of spectra.
 
     Parameters
     ----------
     sequences : Tensor
         (batch, in channel, time, place), float32; channels last in memory is fastest, and is how results lie.
-    convolution : TemporalConv2d
+    weight : Tensor
+        (out channel, in channel, frame, 1).
+    dilation : int
+        Frames between neighbouring taps.
 
     Returns
     -------
     Tensor
         (batch, out channel, time, place).
     """
-    axis, chunk = _axis(convolution, sequences.shape[2]), chunk_size(convolution)
-    filtered: Tensor = _Temporal.apply(sequences, convolution.weight, axis, chunk)
+    axis = _axis(sequences, weight, dilation)
+    filtered: Tensor = _Temporal.apply(sequences, weight, axis, chunk_size(weight))
     return filtered
 
 
-def _axis(convolution: TemporalConv2d, frames: int) -> Axis:
-    return _kept(Axis(frames, convolution.kernel_size[0], convolution.dilation[0], 0))
+def _saves(axis: Axis, weight: Tensor) -> bool:
+    """Tell whether spectra are the faster way."""
+    out_channels, in_channels = weight.shape[:2]
+    pairs = in_channels * out_channels
+    transforms = 2 * axis.half * (axis.size * in_channels + axis.out_size * out_channels)
+    return axis.holds_map and _SLOWER * (transforms + 3 * axis.half * pairs) < axis.out_size * axis.taps * pairs
+
+
+def _axis(sequences: Tensor, weight: Tensor, dilation: int) -> Axis:
+    return _kept(Axis(sequences.shape[2], weight.shape[2], dilation, 0))
 
 
 @lru_cache(maxsize=64)
