@@ -91,7 +91,7 @@ def foresee(group_id: int, data: DataConfiguration) -> DataInfo:
     Raises
     ------
     ConfigurationError
-        If there is no such group.
+        If there is no such group, or it holds stimuli of the other sort.
     """
     group = {"group_id": group_id}
     members = (dataset.MultiDataset.Member & group).to_dicts(order_by="data_key")
@@ -106,6 +106,7 @@ def foresee(group_id: int, data: DataConfiguration) -> DataInfo:
         rows = (dataset.Dataset.Tensor & key).proj(*TensorInfo.__dataclass_fields__).to_dicts()
         tensors = {row["tensor"]: TensorInfo(**{n: row[n] for n in TensorInfo.__dataclass_fields__}) for row in rows}
         frame = _channels(key, preprocessing), preprocessing.height, preprocessing.width
+        data.require_stimuli("images" if "images" in tensors else "videos", member["data_key"])
         rate = getattr(preprocessing, "frame_rate", None)  # still images have none
         contents = Contents(frame, rate, tensors, units[member["data_key"]])
         found[member["data_key"]] = foreseen_info(data, contents)

@@ -31,7 +31,7 @@ from schemas.misfits import refuse_misfits
 from schemas.provenance import provenance_columns, provenance_row
 from schemas.restrictions import effective
 from schemas.rows import null
-from schemas.training import checkpoint_file, train_encoders
+from schemas.training import delete_checkpoints, train_encoders
 
 schema = open_schema("model")
 
@@ -312,7 +312,7 @@ class Model(dj.Computed):
                 }
             )
         # Should the commit after this fail, the training starts over.
-        checkpoint_file(key, info, results).unlink(missing_ok=True)
+        delete_checkpoints(key, info, results)
 
     def _insert_members(self, key: Key, results: Mapping[int, TrainingResult]) -> None:
         adopted = set(config.Seed.members(key)) - set(results)

@@ -69,6 +69,13 @@ def checkpoint_file(key: Key, info: DataInfo, seeds: Iterable[int]) -> Path:
     return settings().home / "checkpoints" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 
+def delete_checkpoints(key: Key, info: DataInfo, seeds: Iterable[int]) -> None:
+    """Delete the file of a training that is done, and what was left of it by a process that was killed on writing."""
+    file = checkpoint_file(key, info, seeds)
+    for left in file.parent.glob(f"{file.name}*"):
+        left.unlink(missing_ok=True)
+
+
 def _warn_of_silent_units(results: Mapping[int, TrainingResult], info: DataInfo) -> None:
     """Name the units that have no score; they are no reason to stop."""
     for seed, result in results.items():

@@ -153,12 +153,7 @@ def open_loaders(
 
 def _open_scan(path: Path, config: DataConfiguration, table: UnitTable | None, data_key: str) -> Scan[Any]:
     stored = StoredDataset(path)
-    if stored.stimulus_tensor != config.stimulus:
-        remedy = "MovieClips" if stored.stimulus_tensor == "videos" else "CorrectedAreaLayer or its relatives"
-        raise ConfigurationError(
-            f"{config.kind()} is for {config.stimulus}, but the dataset of {data_key} holds {stored.stimulus_tensor}: "
-            f"use {remedy}"
-        )
+    config.require_stimuli(stored.stimulus_tensor, data_key)
     trials = choose_trials(config, stored, data_key)
     chosen = choose_units(config, stored, table, data_key)
     scan: ScanMovies | ScanImages

@@ -76,6 +76,14 @@ class DataConfiguration(Configuration):
         """Tell whether a field of batches is normalised."""
         return self.normalize and name not in listed(self.exclude)
 
+    def require_stimuli(self, held: str, data_key: str) -> None:
+        """Refuse a dataset that holds stimuli of the other sort, ``held`` being the name of their tensor."""
+        if held != self.stimulus:
+            remedy = "MovieClips" if held == "videos" else "CorrectedAreaLayer or its relatives"
+            raise ConfigurationError(
+                f"{self.kind()} is for {self.stimulus}, but the dataset of {data_key} holds {held}: use {remedy}"
+            )
+
     def further_units(self, stored: StoredDataset, units: np.ndarray) -> np.ndarray:
         """Return which of the units, positions in the dataset, pass what the kind asks of their responses."""
         return units

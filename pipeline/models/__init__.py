@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from pipeline.configuration import Configuration
-from pipeline.models.cores import CORES, Factorized3d, Stacked2d
+from pipeline.models.cores import (
+    CNN,
+    CORES,
+    Basic3d,
+    Dense,
+    Depthwise3d,
+    Factorized3d,
+    FastCNN,
+    GaborEnergy,
+    GaussianLaplace,
+    Linear,
+    RotationEquivariant2d,
+    SE2d,
+    Stacked2d,
+    StackedLinearGaussianLaplace,
+    ViT,
+)
 from pipeline.models.encoder import Encoder, Network, build_encoder, encoder_to_bytes, load_encoder
 from pipeline.models.modulators import History, MLPElu, MLPGain, NoModulator
 from pipeline.models.readouts import (
@@ -30,14 +46,22 @@ __all__ = [
     "RECURRENTS",
     "SHIFTERS",
     "Attention",
+    "Basic3d",
+    "CNN",
     "ConvGRU",
+    "Dense",
+    "Depthwise3d",
     "Encoder",
     "Factorized3d",
+    "FastCNN",
     "FullFactorized2d",
     "FullGaussian2d",
     "FullyConnected",
+    "GaborEnergy",
+    "GaussianLaplace",
     "GaussianMask",
     "History",
+    "Linear",
     "MLP",
     "MLPElu",
     "MLPGain",
@@ -46,9 +70,13 @@ __all__ = [
     "NoRecurrence",
     "NoShifter",
     "PointPooled2d",
+    "RotationEquivariant2d",
+    "SE2d",
     "SpatialTransformerPyramid2d",
     "Stacked2d",
+    "StackedLinearGaussianLaplace",
     "StaticAffine2d",
+    "ViT",
     "build_encoder",
     "encoder_to_bytes",
     "load_encoder",

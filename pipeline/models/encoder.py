@@ -199,6 +199,8 @@ class Encoder(EncodingModel):
             )
             return self(inputs.unsqueeze(2), data_key, behavior, pupil_center, unit_idx, light).squeeze(2)
         readout = self.readouts[data_key]
+        if isinstance(unit_idx, tuple):  # which would index several axes
+            unit_idx = list(unit_idx)
         if inputs.shape[2] <= self.lost_frames:
             raise ConfigurationError(
                 f"a movie of {inputs.shape[2]} frames is too short: this model needs more than {self.lost_frames}"

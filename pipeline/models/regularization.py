@@ -23,7 +23,7 @@ def spatial_laplace(weight: Tensor) -> Tensor:
     -----
     LaplaceL2norm of neuralpredictors: sum((L * w)^2) / sum(w^2), filters padded with zeros by one pixel.
     """
-    return _roughness(weight, _LAPLACE, padding=(1, 1))
+    return _share(laplace(weight), weight)
 
 
 def temporal_laplace(weight: Tensor) -> Tensor:
@@ -34,13 +34,31 @@ def temporal_laplace(weight: Tensor) -> Tensor:
     weight : Tensor
         (out channel, in channel, time, 1).
     """
-    return _roughness(weight, _SECOND_DIFFERENCE, padding=(1, 0))
+    return _share(_filtered(weight, _SECOND_DIFFERENCE, padding=(1, 0)), weight)
 
 
-def _roughness(weight: Tensor, kernel: tuple[tuple[float, ...], ...], padding: tuple[int, int]) -> Tensor:
+def laplace(weight: Tensor, padding: int | None = None) -> Tensor:
+    """Return filters after the 3 x 3 Laplace filter.
+
+    Parameters
+    ----------
+    weight : Tensor
+        (out channel, in channel, height, width).
+    padding : int, optional
+        Pixels of zeros around each filter; 1, which keeps its size, if not given.
+    """
+    edge = 1 if padding is None else padding
+    return _filtered(weight, _LAPLACE, (edge, edge))
+
+
+def _filtered(weight: Tensor, kernel: tuple[tuple[float, ...], ...], padding: tuple[int, int]) -> Tensor:
     filters = weight.flatten(0, 1).unsqueeze(1)
     rough = F.conv2d(filters, weight.new_tensor(kernel)[None, None], padding=padding)
-    return rough.square().sum() / (filters.square().sum() + _TINY)
+    return rough.unflatten(0, weight.shape[:2]).squeeze(2)
+
+
+def _share(rough: Tensor, weight: Tensor) -> Tensor:
+    return rough.square().sum() / (weight.square().sum() + _TINY)
 
 
 def group_sparsity(weight: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 Key = dict[str, Any]
 TOLD: list[tuple[Key, Any]] = []
@@ -194,6 +196,46 @@ def test_hooks_are_told_of_every_epoch(trained: Key, monkeypatch: pytest.MonkeyP
     ]
     losses = (model.Model.Epoch & key).to_arrays("epoch_loss", order_by="epoch")
     assert [epoch.loss for _, epoch in hook.TOLD] == pytest.approx(list(losses))
+
+
+def test_a_bar_shows_loss_and_validation_correlation_of_every_epoch(
+    trained: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import schemas.training as module
+    from schemas import config, model
+
+    terminal = io.StringIO()
+
+    def shown(total: int, what: str, unit: str) -> Any:
+        return tqdm(total=total, desc=what, unit=unit, file=terminal, mininterval=0, ncols=200)
+
+    (trainer,) = config.TrainConfig.Default.fill(max_epochs=2, batch_size=4, lr_init=0.0036)
+    key = {**trained, **trainer}
+    model.ModelSelection.fill(key)
+    monkeypatch.setattr(module, "bar", shown)
+    model.Model.populate(key)
+    for epoch in (model.Model.Epoch & key).to_dicts():
+        loss, correlation = epoch["epoch_loss"], epoch["epoch_validation_correlation"]
+        assert f"{epoch['epoch']}/2" in terminal.getvalue()
+        assert f"loss={loss:.4g}, validation={correlation:.3f}" in terminal.getvalue()
+
+
+def test_predictions_of_an_ensemble_are_the_mean_of_those_of_its_members(ensemble: Key) -> None:
+    from schemas.analysis import Prediction, PredictionSelection
+    from schemas.model import Model, ModelSelection
+
+    members = [{**ensemble, "seed": seed} for seed in (1009, 1215, 2606)]
+    for key in members:
+        ModelSelection.fill(key)
+    Model.populate(members)
+    PredictionSelection.fill([ensemble, *members], tiers=("validation",))
+    Prediction.populate([ensemble, *members])
+    together, *alone = ([*Prediction.trials(key)["prediction"]] for key in (ensemble, *members))
+    assert len(together) == 2
+    for trial, mean in enumerate(together):
+        # Alone, sums over threads differ in their last bits, which training makes more of.
+        np.testing.assert_allclose(mean, np.mean([of[trial] for of in alone], axis=0), rtol=1e-2, atol=1e-3)
+        assert np.abs(mean - alone[0][trial]).max() > 0.01
 
 
 def test_units_without_a_score_are_named_in_the_log(

@@ -254,6 +254,11 @@ def test_cores_are_used_again_on_as_many_channels(group: Key) -> None:
     (model.ModelSelection & wanted).delete(prompt=False)
     with refused("MultiDataset has no group_id 123456"):
         model.ModelSelection.insert1({**wanted, "group_id": 123456, "selection_priority": 5})
+    images = config.DataConfig.add(CorrectedAreaLayer())
+    of_group = {"group_id": group["group_id"]}
+    assert model.ModelSelection.fill(of_group, images, source, trainer) == 0, "what does not fit groups is left out"
+    with refused("CorrectedAreaLayer is for images, but the dataset of tiny-1-1-.* holds videos: use MovieClips"):
+        model.ModelSelection.insert1({**wanted, **source, **images, "selection_priority": 5})
     with refused("NetworkConfig has no network_hash 'abc'"):
         model.ModelSelection.insert1({**wanted, "network_hash": "abc", "selection_priority": 5})
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames, to_videos
-from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.geometry import Stack, for_each_layer, refuse_skipping_points
 from pipeline.models.cores.layers2d import local_layer
 from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
@@ -107,7 +107,7 @@ class CNN(CoreConfiguration):
     momentum: float = setting(0.1, "weight of each batch in the running statistics of the normalisation", gt=0, le=1)
 
     def __post_init__(self) -> None:
-        """Refuse tuples of different lengths and, with padding, even filters."""
+        """Refuse tuples of different lengths, filters of one pixel in larger steps and, with padding, even filters."""
         super().__post_init__()
         if len(self.hidden_channels) != len(self.kernels) or not self.kernels:
             raise ConfigurationError(
@@ -116,7 +116,7 @@ class CNN(CoreConfiguration):
             )
         if self.padding:
             refuse_even(self.kind(), "kernels", self.kernels)
-        self.strides_by_layer()
+        refuse_skipping_points(self.kind(), self.kernels, self.strides_by_layer())
 
     def strides_by_layer(self) -> tuple[int, ...]:
         """Return the stride of each layer."""

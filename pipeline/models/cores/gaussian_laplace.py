@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pipeline.configuration import setting
 from pipeline.models.cores.base import CoreConfiguration
-from pipeline.models.cores.roughness import gaussian_weights, laplace, weighted_laplace_l2
+from pipeline.models.cores.roughness import gaussian_weights, weighted_laplace_l2
 from pipeline.models.cores.stacked2d import Stacked2d, Stacked2dCore
+from pipeline.models.regularization import laplace
 
 
 class GaussianLaplaceCore(Stacked2dCore):

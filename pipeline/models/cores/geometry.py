@@ -61,3 +61,16 @@ def for_each_layer(kind: str, field: str, values: tuple[int, ...], layers: int) 
     if len(values) not in (1, layers):
         raise ConfigurationError(f"{kind}.{field}: {values} must have one value for all, or one for each of {layers}")
     return values * layers if len(values) == 1 else values
+
+
+def refuse_skipping_points(kind: str, kernels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """Refuse filters of one pixel that move by more: they see nothing in between.
+
+    With few channels, oneDNN's gradient of such layers writes beyond its memory, and Python ends.
+    """
+    for layer, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
+        if kernel == 1 and stride > 1:
+            raise ConfigurationError(
+                f"{kind}.strides: {stride} is not allowed in layer {layer + 1}, whose filters of 1 px see nothing "
+                "between their steps: it must be 1, or use larger filters"
+            )

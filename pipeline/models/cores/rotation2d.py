@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, refuse_even, to_frames, to_videos
-from pipeline.models.cores.roughness import laplace_l2norm
 from pipeline.models.cores.spatial import convolve
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
-from pipeline.models.regularization import group_sparsity
+from pipeline.models.regularization import group_sparsity, spatial_laplace
 
 
 def hermite_basis(rank: int, points: int, extent: float) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +176,7 @@ class RotationEquivariant2dCore(Core):
     def regularizer(self) -> dict[str, Tensor]:
         """Return the roughness of the first layer and the group sparsity of the others, over all orientations."""
         first, *others = (convolution.weight() for convolution in self.convolutions)
-        terms = {"core_input": self.settings.gamma_input * laplace_l2norm(first, None, average=False)}
+        terms = {"core_input": self.settings.gamma_input * spatial_laplace(first)}
         if others:
             sparsity = torch.stack([group_sparsity(weight) / weight.shape[1] for weight in others]).mean()
             terms["core_hidden"] = self.settings.gamma_hidden * sparsity

@@ -6,26 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-_LAPLACE = ((0.0, -1.0, 0.0), (-1.0, 4.0, -1.0), (0.0, -1.0, 0.0))
+from pipeline.models.regularization import laplace
+
 _TINY = 1e-12
-
-
-def laplace(weight: Tensor, padding: int | None = None) -> Tensor:
-    """Return filters after the 3 x 3 Laplace filter.
-
-    Parameters
-    ----------
-    weight : Tensor
-        (out channel, in channel, height, width).
-    padding : int, optional
-        Pixels of zeros around each filter; 1, which keeps the size, if not given.
-    """
-    filters = weight.flatten(0, 1).unsqueeze(1)
-    kernel = weight.new_tensor(_LAPLACE)[None, None]
-    rough = F.conv2d(filters, kernel, padding=1 if padding is None else padding)
-    return rough.unflatten(0, weight.shape[:2]).squeeze(2)
 
 
 def laplace_l2norm(weight: Tensor, padding: int | None, average: bool) -> Tensor:

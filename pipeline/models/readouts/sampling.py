@@ -127,7 +127,7 @@ def _neighbours(places: Tensor, size: int) -> tuple[Pair, Pair, Pair]:
 def _products(rows: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
     """Return the products of each unit's weights with its pixels, of the shape of ``pixels``."""
     # They are the few elements of the matrix (unit, pixel) that a sparse matrix names.
-    starts = torch.arange(len(pixels) + 1, dtype=pixels.dtype) * pixels[0].numel()
+    starts = torch.arange(len(pixels) + 1, dtype=pixels.dtype) * pixels.shape[1:].numel()
     size = len(pixels), len(rows)
     wanted = torch.sparse_csr_tensor(starts, pixels.flatten(), rows.new_zeros(pixels.numel()), size)
     return torch.sparse.sampled_addmm(wanted, weights, rows.t()).values().view(pixels.shape)
@@ -149,7 +149,7 @@ def _gradients(
     if of_rows:
         seen, order = torch.sort(pixels.flatten(), stable=True)
         starts = torch.searchsorted(seen, torch.arange(len(rows), dtype=seen.dtype), out_int32=True)
-        units = order.int().div_(pixels[0].numel(), rounding_mode="floor")
+        units = order.int().div_(pixels.shape[1:].numel(), rounding_mode="floor")
         to_rows = F.embedding_bag(units, weights, starts, per_sample_weights=shares.flatten()[order], mode="sum")
     if of_weights:
         to_weights = F.embedding_bag(pixels.flatten(1), rows, per_sample_weights=shares.flatten(1), mode="sum")

@@ -27,12 +27,11 @@ from pipeline.models.cores.rotation2d import RotationEquivariant2d, hermite_basi
 from pipeline.models.cores.roughness import (
     INPUT_REGULARIZERS,
     gaussian_weights,
-    laplace,
     weighted_laplace_l2,
 )
 from pipeline.models.cores.se2d import SE2d
 from pipeline.models.cores.stacked2d import Stacked2d, Stacked2dCore
-from pipeline.models.regularization import group_sparsity, spatial_laplace
+from pipeline.models.regularization import group_sparsity, laplace, spatial_laplace
 
 SMALL = {"hidden_channels": 4, "input_kern": 5, "hidden_kern": 3}
 ROTATING = {"hidden_channels": 2, "input_kern": 5, "hidden_kern": 3, "layers": 2, "num_rotations": 4}
@@ -376,6 +375,7 @@ def test_recipe_of_staticnet_makes_a_model_of_images() -> None:
         (CNN, {"kernels": (5, 3)}, "one value for each layer"),
         (CNN, {"strides": (1, 2)}, "one value for all, or one for each"),
         (CNN, {"kernels": (4, 3, 3), "padding": True}, "even size"),
+        (CNN, {"kernels": (5, 1, 3)}, r"CNN\.strides: 2 is not allowed in layer 2, .* it must be 1, or use larger"),
         (GaussianLaplace, {"hidden_kern": 4}, "even size"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline import models
 from pipeline.datasets.batches import MovieBatch
 from pipeline.datasets.info import DataInfo, ScanInfo
 from pipeline.errors import ConfigurationError
@@ -111,7 +112,9 @@ def test_missing_behaviour_and_pupil_are_neutral(info: DataInfo) -> None:
 def test_chosen_units_equal_a_slice_of_all(network: Network, info: DataInfo) -> None:
     encoder = strong(build_encoder(network, info, seed=1)).eval()
     every = encoder(data_key="one", **inputs())
-    torch.testing.assert_close(encoder(data_key="one", unit_idx=[5, 2], **inputs()), every[:, [5, 2]])
+    for unit_idx in ([5, 2], (5, 2), range(1, 4), torch.tensor([3]), []):
+        found = encoder(data_key="one", unit_idx=unit_idx, **inputs())
+        torch.testing.assert_close(found, every[:, list(unit_idx)])
 
 
 @pytest.mark.parametrize("network", [FULL, RECURRENT])
@@ -202,6 +205,7 @@ def test_still_images_are_movies_of_one_frame(info: DataInfo) -> None:
 
 def test_registries_hold_kinds_with_defaults_and_distinct_hashes() -> None:
     for registry in (CORES, RECURRENTS, READOUTS, SHIFTERS, MODULATORS):
+        assert all(getattr(models, kind.kind()) is kind and kind.kind() in models.__all__ for kind in registry)
         kinds = [kind() for kind in registry]
         assert len({kind.hash() for kind in kinds}) == len(registry)
         assert all(kind.from_dict(kind.settings()) == kind for kind in kinds)

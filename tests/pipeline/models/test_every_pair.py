@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
@@ -152,6 +154,15 @@ def test_every_core_and_every_readout_learns(pair: tuple[CoreConfiguration, Read
 @pytest.mark.parametrize("pair", [pair for pair in EVERY_PAIR if pair not in DIAGONAL], ids=name)
 def test_every_other_pair_learns(pair: tuple[CoreConfiguration, ReadoutConfiguration]) -> None:
     require_that_it_learns(*pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "core", [core for core in CORE_SETTINGS if "linear" in core.settings()], ids=lambda c: c.kind()
+)
+def test_linearised_cores_learn_too(core: CoreConfiguration) -> None:
+    gates = {"n_se_blocks": 0} if isinstance(core, SE2d) else {}  # they are not linear
+    require_that_it_learns(dataclasses.replace(core, linear=True, **gates), FullyConnected(gamma_readout=0.01))
 
 
 @pytest.mark.parametrize(("core", "readout", "shape", "message"), SENSELESS)
