@@ -19,13 +19,16 @@ from pipeline.presets import preset
 from pipeline.simulation.v1 import simulate_v1
 from pipeline.training import Default, train, train_together
 
+SMALLEST = 40
+"""Images of a recording: fewer cannot be simulated."""
+
 
 def open_seeds(
     task: Task, seeds: Sequence[int], together: bool, steps: int, device: str = "cpu", reopen: bool = True
 ) -> Work:
     """Return work that trains every seed for one epoch of some steps, with evaluations before, after and at the end.
 
-    It begins with a simulated recording that has been converted, and opens it as `Model.populate` does.
+    It begins with a simulated recording that has been converted, opens it as `Model.populate` does, and counts images.
 
     Parameters
     ----------
@@ -35,6 +38,7 @@ def open_seeds(
     together : bool
         On one pass through the data; otherwise one seed after the other.
     steps : int
+        More if their batches are fewer images than `SMALLEST`.
     device : str
     reopen : bool
         One after the other, each seed opens the scan for itself, as every training of its own does; otherwise all use
@@ -42,7 +46,8 @@ def open_seeds(
     """
     folder = tempfile.TemporaryDirectory(prefix="benchmark-")  # gone with the work
     tree = Path(folder.name) / "recording"
-    simulate_v1(tree, Sizes.of(task, steps * task.batch, task.batch, 1).recording)
+    images = max(steps * task.batch, SMALLEST)
+    simulate_v1(tree, Sizes.of(task, images, task.batch, 1).recording)
     convert_recording(open_scan(tree), Path(folder.name) / "stored")
     settings = Default(max_epochs=1, optimizer="adam", batch_size=task.batch)
 
@@ -64,6 +69,6 @@ def open_seeds(
                 train(fresh(info, seed), loaders, settings, seed)
         if device != "cpu":
             torch.cuda.synchronize()
-        return len(seeds) * steps * task.items
+        return len(seeds) * images
 
     return work

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.ensembles import SMALLEST, open_seeds
 from benchmarks.networks import DATA_KEY, Task, plain_network
 from benchmarks.steps import BATCHES, flops, losses, open_steps
 from benchmarks.training import QUICK
@@ -87,6 +88,13 @@ def test_both_trainings_have_to_reach_the_same_level() -> None:
 def test_work_counts_images_or_frames() -> None:
     assert open_steps(QUICK["images"], "ours", 2)() == 2 * 4
     assert open_steps(QUICK["movies"], "plain", 3)() == 3 * 2 * 24
+
+
+def test_seeds_count_the_images_of_all() -> None:
+    task = QUICK["seeds"]
+    for together, reopen in ((True, True), (False, True), (False, False)):
+        assert open_seeds(task, [1, 2], together, steps=1, reopen=reopen)() == 2 * SMALLEST
+    assert open_seeds(task, [1, 2, 3], True, steps=11)() == 3 * 11 * task.batch
 
 
 @pytest.mark.slow
