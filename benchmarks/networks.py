@@ -64,7 +64,8 @@ class Task:
 
     def encoder(self) -> Encoder:
         """Return our encoder, always with the same weights."""
-        scan = ScanInfo(tuple(range(self.units)), (1, self.height, self.width), (1.0,) * self.units)
+        rate = 30.0 if self.frames else None
+        scan = ScanInfo(tuple(range(self.units)), (1, self.height, self.width), (1.0,) * self.units, frame_rate=rate)
         return build_encoder(self.network(), {DATA_KEY: scan}, seed=1)
 
     def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -133,15 +133,15 @@ def multiply(side: int, device: str) -> Work:
 
 
 def flops(task: Task) -> float:
-    """Return the floating-point operations of the convolutions in one step.
+    """Return the floating-point operations of the plain network's convolutions in one step.
 
     Counted in the forward pass; the backward pass has the same twice, for the weights and for what they are applied
     to, except that nobody needs the gradient of the stimulus.
     """
-    encoder, (stimuli, _) = task.encoder(), task.batches(1)[0]
-    first = next(module for module in encoder.core.modules() if isinstance(module, nn.Conv2d))
+    core, (stimuli, _) = plain_network(task, task.encoder()).core, task.batches(1)[0]
+    first = next(module for module in core.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
     of_first: list[float] = []
     first.register_forward_hook(lambda module, _, out: of_first.append(2.0 * out.numel() * module.weight[0].numel()))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
-        encoder.core(stimuli if task.frames else stimuli.unsqueeze(2))
+        core(stimuli)
     return 3.0 * counted.get_total_flops() - of_first[0]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import channels_last
+from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.needs import Need, NetworkPart, movies
 
 
@@ -60,7 +61,9 @@ class ConvGRUModule(Recurrent):
         super().__init__(settings.hidden_channels)
         hidden = settings.hidden_channels
         self.settings = settings
-        self.from_input = nn.Conv2d(in_channels, 3 * hidden, settings.input_kernel, padding=settings.input_kernel // 2)
+        self.from_input = SpatialConv2d(
+            in_channels, 3 * hidden, settings.input_kernel, padding=settings.input_kernel // 2
+        )
         self.from_state = nn.Conv2d(
             hidden, 3 * hidden, settings.recurrent_kernel, padding=settings.recurrent_kernel // 2
         )

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames, to_videos
 from pipeline.models.cores.geometry import Stack, for_each_layer, refuse_skipping_points
 from pipeline.models.cores.layers2d import local_layer
+from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
 from pipeline.models.regularization import group_sparsity, spatial_laplace
 
@@ -80,7 +81,7 @@ def _layer(settings: CNN, index: int, in_channels: int) -> nn.Sequential:
     padding = kernel // 2 if settings.padding else 0
     layer = nn.Sequential()
     layer.add_module(
-        "conv", nn.Conv2d(in_channels, channels[index], kernel, stride, padding, bias=not settings.batch_norm)
+        "conv", SpatialConv2d(in_channels, channels[index], kernel, stride, padding, bias=not settings.batch_norm)
     )
     if settings.batch_norm:
         layer.add_module("norm", nn.BatchNorm2d(channels[index], momentum=settings.momentum))

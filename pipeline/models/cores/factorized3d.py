@@ -12,6 +12,8 @@ from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
 from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.spatial import SpatialConv2d
+from pipeline.models.cores.temporal import TemporalConv2d
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, taps_of, unpadded
 from pipeline.models.regularization import group_sparsity, spatial_laplace, temporal_laplace
 
@@ -26,8 +28,8 @@ class _FactorizedLayer(nn.Module):
         time, lag = (values[layer] for values in settings.time_by_layer())
         padding = dilation * (space // 2) if settings.padding else 0
         elu = not settings.linear and (settings.final_nonlinearity or layer < len(settings.hidden_channels) - 1)
-        self.spatial = nn.Conv2d(in_channels, channels, space, stride, padding, dilation, bias=False)
-        self.temporal = nn.Conv2d(channels, channels, (time, 1), dilation=(lag, 1), bias=False)
+        self.spatial = SpatialConv2d(in_channels, channels, space, stride, padding, dilation, bias=False)
+        self.temporal = TemporalConv2d(channels, channels, time, lag)
         self.norm = nn.BatchNorm2d(channels, momentum=settings.momentum)
         self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from scipy.special import eval_genlaguerre
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, refuse_even, to_frames, to_videos
+from pipeline.models.cores.spatial import convolve
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, Taps
 from pipeline.models.regularization import group_sparsity, spatial_laplace
 
@@ -106,7 +106,7 @@ class HermiteConv2d(nn.Module):
     def forward(self, frames: Tensor, padded: bool = True) -> Tensor:
         """Return the filtered frames, (frame, rotation * feature, height, width)."""
         weight = self.weight().contiguous(memory_format=torch.channels_last)
-        return F.conv2d(frames, weight, padding=self.padding if padded else 0)
+        return convolve(frames, weight, padding=self.padding if padded else 0)
 
 
 class RotationEquivariantBatchNorm2d(nn.Module):

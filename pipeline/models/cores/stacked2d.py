@@ -20,6 +20,7 @@ from pipeline.models.cores.layers2d import (
     local_layer,
 )
 from pipeline.models.cores.roughness import INPUT_REGULARIZERS
+from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.cores.windows import LocalLayer, LocalLayers
 from pipeline.models.regularization import group_sparsity
 
@@ -116,12 +117,12 @@ def _convolution(settings: Stacked2d, index: int, in_channels: int) -> dict[str,
     bias = settings.bias and not settings.batch_norm
     if index == 0:
         padding = settings.input_kern // 2 if settings.pad_input else 0
-        return {"conv": nn.Conv2d(in_channels, channels, settings.input_kern, padding=padding, bias=bias)}
+        return {"conv": SpatialConv2d(in_channels, channels, settings.input_kern, padding=padding, bias=bias)}
     received = max(min(settings.skip, index), 1) * channels
     kernel, padding, dilation = settings.hidden_kern, settings.padding_of_hidden(), settings.hidden_dilation
     if settings.depth_separable:
         return {"ds_conv": DepthSeparableConv2d(received, channels, kernel, padding, dilation, bias)}
-    return {"conv": nn.Conv2d(received, channels, kernel, padding=padding, dilation=dilation, bias=bias)}
+    return {"conv": SpatialConv2d(received, channels, kernel, padding=padding, dilation=dilation, bias=bias)}
 
 
 def _normalization(settings: Stacked2d) -> dict[str, nn.Module]:

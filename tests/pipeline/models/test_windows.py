@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -129,7 +130,9 @@ def test_windows_hold_what_the_whole_maps_hold(core: CoreConfiguration, learned:
 
 
 def require_equal(encoder: Encoder, inputs: Tensor, cropped: bool, **signals: Any) -> None:
-    """Compare one unit an input with all units on all inputs; tell whether the whole frame was seen."""
+    """Compare one unit an input with all units on all inputs, in double precision, and check what the core saw."""
+    encoder, inputs = copy.deepcopy(encoder).double(), inputs.detach().double().requires_grad_()
+    signals = {name: value.double() if isinstance(value, Tensor) else value for name, value in signals.items()}
     units = torch.tensor([0, 3, 1, 2, 4, 5, 3])[: len(inputs)]
     everything = encoder(inputs, "a", **signals)
     wanted = torch.stack([everything[i, unit] for i, unit in enumerate(units)])
@@ -138,12 +141,11 @@ def require_equal(encoder: Encoder, inputs: Tensor, cropped: bool, **signals: An
     found = encoder.respond_paired(inputs, "a", units, **signals)
     handle.remove()
     assert (not seen) == cropped
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     weights = torch.linspace(1, 2, wanted.numel()).view_as(wanted)
     gradients = [torch.autograd.grad((x * weights).sum(), inputs)[0] for x in (wanted, found)]
     assert gradients[0].abs().max() > 0
-    # A softmax over places makes more of what single precision rounds.
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=3e-5 * float(gradients[0].abs().max()))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-9 * float(gradients[0].abs().max()))
 
 
 @pytest.mark.parametrize("core", LOCAL, ids=case)

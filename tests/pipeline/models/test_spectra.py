@@ -1,0 +1,188 @@
+"""Convolutions by way of spectra, against PyTorch's in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, spatial, temporal
+from pipeline.models.cores.base import CoreConfiguration
+from pipeline.models.cores.spatial import SpatialConv2d
+from pipeline.models.cores.temporal import TemporalConv2d
+
+FRAMES = [  # height, width, rows and columns of filters, padding, dilation
+    (9, 13, 3, 3, 1, 1),
+    (10, 12, 5, 5, 0, 1),
+    (11, 8, 4, 3, 0, 1),
+    (12, 17, 3, 3, 2, 2),
+    (12, 17, 4, 4, 1, 1),
+    (7, 6, 7, 6, 0, 1),
+    (5, 1, 1, 1, 0, 1),
+    (6, 7, 5, 5, 4, 1),
+]
+SEQUENCES = [(12, 5, 1), (13, 3, 2), (8, 8, 1), (9, 1, 1)]  # frames, taps, dilation
+
+
+def _check(way: Callable[[Tensor, Tensor], Tensor], plain: Callable[[Tensor, Tensor], Tensor], *sizes: tuple) -> None:
+    """Compare values and both gradients of a way in single precision with plain ones in double."""
+    inputs, weight = (torch.randn(size, requires_grad=True) for size in sizes)
+    exact_inputs, exact_weight = (of.detach().double().requires_grad_() for of in (inputs, weight))
+    found, expected = way(inputs, weight), plain(exact_inputs, exact_weight)
+    grad = torch.randn_like(found)
+    found.backward(grad)
+    expected.backward(grad.double())
+    _assert_close(found, expected)
+    _assert_close(inputs.grad, exact_inputs.grad)
+    _assert_close(weight.grad, exact_weight.grad)
+
+
+def _assert_close(found: Tensor | None, expected: Tensor | None, error: float = 1e-6) -> None:
+    assert found is not None and expected is not None
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= error * expected.abs().max()
+
+
+@pytest.mark.parametrize(("height", "width", "rows", "columns", "padding", "dilation"), FRAMES)
+def test_convolution_over_frames(height: int, width: int, rows: int, columns: int, padding: int, dilation: int) -> None:
+    torch.manual_seed(1)
+    _check(
+        lambda frames, weight: spatial.spectral(frames, weight, None, padding, dilation),
+        lambda frames, weight: F.conv2d(frames, weight, padding=padding, dilation=dilation),
+        (3, 5, height, width),
+        (4, 5, rows, columns),
+    )
+
+
+@pytest.mark.parametrize(("frames", "taps", "dilation"), SEQUENCES)
+def test_convolution_over_time(frames: int, taps: int, dilation: int) -> None:
+    torch.manual_seed(2)
+    _check(
+        lambda sequences, weight: temporal.spectral(sequences, weight, dilation),
+        lambda sequences, weight: F.conv2d(sequences, weight, dilation=(dilation, 1)),
+        (2, 3, frames, 10),
+        (4, 3, taps, 1),
+    )
+
+
+def test_more_frames_and_places_than_are_transformed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.models.cores.spectra._CHUNK_VALUES", 8)
+    torch.manual_seed(3)
+    _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
+    _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+
+
+def test_bias_and_memory_layout() -> None:
+    torch.manual_seed(4)
+    frames, weight, bias = torch.randn(3, 5, 8, 9), torch.randn(4, 5, 3, 3), torch.randn(4)
+    found = spatial.spectral(frames, weight, bias, 1)
+    _assert_close(found, F.conv2d(frames.double(), weight.double(), bias.double(), padding=1))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("learned", ["inputs", "weight"])
+def test_only_the_gradient_that_is_wanted(learned: str) -> None:
+    torch.manual_seed(5)
+    for way, sizes in (
+        (spatial.spectral, ((3, 5, 8, 9), (4, 5, 3, 3))),
+        (temporal.spectral, ((2, 3, 9, 4), (4, 3, 3, 1))),
+    ):
+        inputs, weight = (torch.randn(size) for size in sizes)
+        wanted = {"inputs": inputs, "weight": weight}[learned].requires_grad_()
+        (alone,) = torch.autograd.grad(way(inputs, weight).square().sum(), wanted)
+        both = (inputs.detach().requires_grad_(), weight.detach().requires_grad_())
+        together = torch.autograd.grad(way(*both).square().sum(), both)
+        assert torch.equal(alone, together[learned == "weight"])
+
+
+def test_a_second_derivative_is_refused() -> None:
+    frames, weight = torch.randn(3, 5, 8, 9, requires_grad=True), torch.randn(4, 5, 3, 3)
+    (grad,) = torch.autograd.grad(spatial.spectral(frames, weight).square().sum(), frames, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def _is_spectral(values: Tensor) -> bool:
+    return values.grad_fn is not None and type(values.grad_fn).__name__ in ("_SpatialBackward", "_TemporalBackward")
+
+
+LARGE = torch.zeros(16, 64, 20, 24)
+"""Frames for which filters of 7 x 7 pixels to 64 channels are faster by way of spectra."""
+
+
+def test_the_faster_way_is_taken() -> None:
+    assert _is_spectral(SpatialConv2d(64, 64, 7, padding=3, bias=False)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 64, 3, padding=1, bias=False)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 4, 3, padding=1, bias=False)(LARGE))
+    assert not _is_spectral(SpatialConv2d(1, 64, 7, bias=False)(LARGE[:, :1]))
+    assert _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 66, 4)))
+    assert not _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 300, 4)))
+    assert not _is_spectral(TemporalConv2d(16, 16, 5, 1)(torch.zeros(1, 16, 66, 4)))
+
+
+def test_what_spectra_cannot_do_goes_the_usual_way() -> None:
+    wide = {"kernel_size": 7, "bias": False}
+    assert not _is_spectral(SpatialConv2d(64, 64, stride=2, **wide)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 64, groups=64, **wide)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 64, padding=(3, 0), **wide)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 64, padding=7, **wide)(LARGE))
+    assert not _is_spectral(SpatialConv2d(64, 64, **wide).double()(LARGE.double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SpatialConv2d(64, 64, **wide)(LARGE).dtype == torch.bfloat16
+    compiled = torch.compile(SpatialConv2d(64, 64, **wide), backend="eager", fullgraph=True)
+    assert not _is_spectral(compiled(LARGE))
+
+
+@pytest.mark.parametrize(
+    ("core", "size"),
+    [
+        (Stacked2d(hidden_channels=64, input_kern=5, hidden_kern=7, layers=2), (12, 1, 1, 16, 18)),
+        (CNN(hidden_channels=(64, 64), kernels=(5, 7), strides=(1, 1)), (12, 1, 1, 22, 24)),
+        (
+            RotationEquivariant2d(hidden_channels=8, num_rotations=8, input_kern=5, hidden_kern=7, layers=2),
+            (12, 1, 1, 16, 18),
+        ),
+        (Factorized3d((64, 128), (5, 7), (3, 5), padding=False), (1, 1, 40, 18, 20)),
+    ],
+    ids=lambda value: value.kind() if isinstance(value, CoreConfiguration) else None,
+)
+def test_cores_are_equal_to_themselves_in_double_precision(core: CoreConfiguration, size: tuple[int, ...]) -> None:
+    torch.manual_seed(6)
+    network = core.build(1).train()
+    exact = core.build(1).double().train()
+    exact.load_state_dict(network.state_dict())
+    ways: list[Tensor] = []
+    handles = [module.register_forward_hook(lambda _, __, made: ways.append(made)) for module in network.modules()]
+    videos = torch.randn(size)
+    features = network(videos)
+    assert any(_made_by_spectra(made) for made in ways), "the test does not reach what it is about"
+    for handle in handles:
+        handle.remove()
+    expected = exact(videos.double())
+    grad = torch.randn_like(features)
+    features.backward(grad)
+    expected.backward(grad.double())
+    _assert_close(features, expected, 2e-5)  # batch normalisation adds up single-precision sums
+    for found, wanted in zip(network.parameters(), exact.parameters(), strict=True):
+        _assert_close(found.grad, wanted.grad, 2e-4)
+
+
+def _made_by_spectra(values: Tensor) -> bool:
+    """Tell whether a convolution by spectra is among the last operations before these values."""
+    seen = [values.grad_fn]
+    for _ in range(3):
+        if any(node is not None and "Spatial" in type(node).__name__ for node in seen):
+            return True
+        seen = [before for node in seen if node is not None for before, _ in node.next_functions]
+    return False
+
+
+def test_weights_keep_their_names_and_shapes() -> None:
+    assert {name: value.shape for name, value in SpatialConv2d(3, 4, 5).state_dict().items()} == {
+        name: value.shape for name, value in nn.Conv2d(3, 4, 5).state_dict().items()
+    }
+    theirs = nn.Conv2d(3, 3, (5, 1), dilation=(2, 1), bias=False)
+    assert TemporalConv2d(3, 3, 5, 2).weight.shape == theirs.weight.shape
