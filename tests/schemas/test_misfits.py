@@ -200,7 +200,7 @@ IMAGE_MISFITS = {
     ),
     "shifter": (Network(PLAIN, shifter=MLP()), "MLP needs the position of the pupil, which no scan has: use NoShifter"),
     "modulator": (Network(PLAIN, modulator=MLPGain()), "MLPGain needs behaviour, which no scan has: use NoModulator"),
-    "history": (Network(PLAIN, modulator=History()), "needs|'images' is not allowed with History"),
+    "history": (Network(PLAIN, modulator=History()), "History needs behaviour, which no scan has: use NoModulator"),
 }
 """What the still images, without any signal, do not suit."""
 
