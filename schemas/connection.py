@@ -58,6 +58,8 @@ class Settings:
         Bytes that loaders may take, kept data and batches together (``GENICULATE_DATA_MEMORY``, in GiB).
     checkpoint_seconds : float
         How much training may be lost when a process dies (``GENICULATE_CHECKPOINT_SECONDS``).
+    checkpoint_epochs : int or None
+        After how many epochs training is kept in any case (``GENICULATE_CHECKPOINT_EPOCHS``).
     epoch_hooks : str
         Functions that are told of every epoch of training (``GENICULATE_EPOCH_HOOKS``), see `pipeline.training.hooks`.
     """
@@ -66,6 +68,7 @@ class Settings:
     prefix: str
     data_memory: int = 4 * 2**30
     checkpoint_seconds: float = 60.0
+    checkpoint_epochs: int | None = None
     epoch_hooks: str = ""
 
 
@@ -171,7 +174,9 @@ def settings() -> Settings:
         )
     memory = _number("GENICULATE_DATA_MEMORY", "4", "a number of GiB, such as 4 or 0.5")
     seconds = _number("GENICULATE_CHECKPOINT_SECONDS", "60", "a number of seconds, such as 60")
-    return Settings(home, prefix, int(memory * 2**30), seconds, os.environ.get("GENICULATE_EPOCH_HOOKS") or "")
+    epochs = _number("GENICULATE_CHECKPOINT_EPOCHS", "0", "a number of epochs, such as 5, or 0 for none")
+    hooks = os.environ.get("GENICULATE_EPOCH_HOOKS") or ""
+    return Settings(home, prefix, int(memory * 2**30), seconds, int(epochs) or None, hooks)
 
 
 def _number(variable: str, default: str, wanted: str) -> float:

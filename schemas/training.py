@@ -42,8 +42,9 @@ def train_encoders(
     """
     if not encoders:
         return {}
-    hooks = find_hooks(settings().epoch_hooks)
-    checkpointing = Checkpointing(checkpoint_file(key, info, encoders), settings().checkpoint_seconds)
+    chosen, path = settings(), checkpoint_file(key, info, encoders)
+    hooks = find_hooks(chosen.epoch_hooks)
+    checkpointing = Checkpointing(path, chosen.checkpoint_seconds, chosen.checkpoint_epochs)
     name = network.core.kind() if isinstance(network, Network) else network.function
     epochs = getattr(trainer, "max_epochs", None)
     what = f"training {name} seed {', '.join(map(str, encoders))}"

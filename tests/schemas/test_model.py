@@ -185,7 +185,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     whole = (Model & trained).fetch1("model_weights").read()
     epochs = (Model.Epoch & trained).to_arrays("epoch_validation_correlation", order_by="epoch").tolist()
     (Model & trained).delete(prompt=False)
-    process = begin(KILLED_AFTER_TWO_EPOCHS, GENICULATE_CHECKPOINT_SECONDS="0")
+    process = begin(KILLED_AFTER_TWO_EPOCHS, GENICULATE_CHECKPOINT_SECONDS="3600", GENICULATE_CHECKPOINT_EPOCHS="1")
     process.communicate(json.dumps(trained) + "\n", timeout=300)
     assert process.returncode == -signal.SIGKILL
     (checkpoint,) = (settings().home / "checkpoints").glob("*.safetensors")
