@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
-from pipeline.models.cores.geometry import Stack, for_each_layer
+from pipeline.models.cores.geometry import Stack, for_each_layer, refuse_skipping_points
 from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.cores.temporal import TemporalConv2d
 from pipeline.models.cores.windows import LocalLayer, LocalLayers, taps_of, unpadded
@@ -142,6 +142,7 @@ class Factorized3d(CoreConfiguration):
             refuse_even(self.kind(), "spatial_kernels", self.spatial_kernels)
         self.space()
         self.time_by_layer()
+        refuse_skipping_points(self.kind(), *self.space_by_layer()[:2])
 
     def space_by_layer(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Return the side, stride and dilation of each layer's spatial filters."""

@@ -150,6 +150,11 @@ def test_regularizer_terms_are_weighted() -> None:
     [
         (Factorized3d, {"hidden_channels": (4, 4, 4)}, "one value for each layer"),
         (Factorized3d, {"spatial_kernels": (9, 4)}, "even size"),
+        (
+            Factorized3d,
+            {"spatial_kernels": (9, 1), "strides": (1, 2)},
+            r"Factorized3d\.strides: 2 is not allowed in layer 2",
+        ),
         (Stacked2d, {"hidden_kern": 4}, "even size"),
         (Stacked2d, {"layers": 2, "stack": 2}, "names none of the 2 layers"),
         (ConvGRU, {"recurrent_kernel": 4}, "recurrent_kernel: 4 is even"),
