@@ -21,13 +21,18 @@ _CHUNK_BYTES = 2**21
 class DepthwiseConv2d(nn.Conv2d):
     """A convolution with one filter for each channel; parameters and results are those of `torch.nn.Conv2d`."""
 
-    def __init__(self, channels: int, kernel: int, padding: int, dilation: int, bias: bool) -> None:
-        super().__init__(channels, channels, kernel, 1, padding, dilation, groups=channels, bias=bias)
+    def __init__(self, channels: int, kernel: int, padding: int, dilation: int, bias: bool, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=bias)
+
+    def goes_by_strips(self, frames: Tensor) -> bool:
+        """Tell whether the gradient by strips serves these frames: on a CPU, of wide filters in single steps."""
+        side = self.weight.shape[3]
+        simple = self.stride == self.dilation == (1, 1) and int(self.padding[0]) < side
+        return simple and side > _STRIP and frames.device.type == "cpu"
 
     def forward(self, input: Tensor) -> Tensor:
         """Return each channel filtered, (frame, channel, height, width)."""
-        wide = self.weight.shape[3] > _STRIP and self.dilation == (1, 1)
-        if not wide or input.device.type != "cpu":
+        if not self.goes_by_strips(input):
             return super().forward(input)
         frames = input.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else input
         weight, bias = (None if p is None else p.to(frames.dtype) for p in (self.weight, self.bias))

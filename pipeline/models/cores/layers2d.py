@@ -54,11 +54,11 @@ class DepthSeparableConv2d(nn.Module):
     """Mixes channels, filters each channel over space by itself, and mixes channels again."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, padding: int, dilation: int, bias: bool
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int, dilation: int, bias: bool
     ) -> None:
         super().__init__()
         self.in_depth_conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-        self.spatial_conv = DepthwiseConv2d(out_channels, kernel, padding, dilation, bias)
+        self.spatial_conv = DepthwiseConv2d(out_channels, kernel, padding, dilation, bias, stride)
         self.out_depth_conv = nn.Conv2d(out_channels, out_channels, 1, bias=bias)
 
     def forward(self, frames: Tensor) -> Tensor:

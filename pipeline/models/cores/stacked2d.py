@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
 from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames, to_videos
+from pipeline.models.cores.geometry import Stack, refuse_skipping_points
 from pipeline.models.cores.layers2d import (
     AdaptiveELU,
     Bias2d,
@@ -37,6 +38,8 @@ class Stacked2dCore(Core):
         self.seen = settings.seen_layers()
         self.out_channels = len(self.seen) * settings.hidden_channels
         self.lost_frames = 0
+        self.space = settings.space()
+        self.pitch = self.space.pitch
         self.features = nn.Sequential()
         for index in range(settings.layers):
             layer = nn.Sequential()
@@ -60,19 +63,20 @@ class Stacked2dCore(Core):
 
     def forward(self, videos: Tensor) -> Tensor:
         """See `Core.forward`."""
-        frames = to_frames(videos)
         features: list[Tensor] = []
         for layer in self.features:
-            features.append(layer(frames))
-            earlier = features[-max(self.settings.skip, 1) :]
-            frames = torch.cat(earlier, dim=1) if len(earlier) > 1 else earlier[0]
+            earlier = features[-max(self.settings.skip, 1) :] or [to_frames(videos)]
+            features.append(layer(torch.cat(earlier, dim=1) if len(earlier) > 1 else earlier[0]))
         seen = [features[index] for index in self.seen]
         return to_videos(torch.cat(seen, dim=1) if len(seen) > 1 else seen[0], batch=videos.shape[0])
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Core.out_size`."""
-        lost = self.settings.lost_pixels()
-        return height - lost, width - lost
+        return self.space.out_size(height), self.space.out_size(width)
+
+    def first_place(self, height: int, width: int) -> tuple[float, float]:
+        """See `Core.first_place`."""
+        return self.space.first_place(), self.space.first_place()
 
     def local_layers(self) -> LocalLayers | None:
         """See `Core.local_layers`; squeeze-excitation is not local."""
@@ -116,13 +120,13 @@ def _convolution(settings: Stacked2d, index: int, in_channels: int) -> dict[str,
     # Batch normalisation has its own bias; one more in the convolution before it would have no effect.
     bias = settings.bias and not settings.batch_norm
     if index == 0:
-        padding = settings.input_kern // 2 if settings.pad_input else 0
+        padding = settings.padding_of_input()
         return {"conv": SpatialConv2d(in_channels, channels, settings.input_kern, padding=padding, bias=bias)}
     received = max(min(settings.skip, index), 1) * channels
-    kernel, padding, dilation = settings.hidden_kern, settings.padding_of_hidden(), settings.hidden_dilation
+    steps = settings.hidden_kern, settings.stride, settings.padding_of_hidden(), settings.hidden_dilation
     if settings.depth_separable:
-        return {"ds_conv": DepthSeparableConv2d(received, channels, kernel, padding, dilation, bias)}
-    return {"conv": SpatialConv2d(received, channels, kernel, padding=padding, dilation=dilation, bias=bias)}
+        return {"ds_conv": DepthSeparableConv2d(received, channels, *steps, bias)}
+    return {"conv": SpatialConv2d(received, channels, *steps, bias=bias)}
 
 
 def _normalization(settings: Stacked2d) -> dict[str, nn.Module]:
@@ -170,6 +174,7 @@ class Stacked2d(CoreConfiguration):
     hidden_padding: int | None = setting(
         None, "zeros around the maps in the other layers; None for those that keep their size", unit="px", ge=0
     )
+    stride: int = setting(1, "steps of the other layers' filters; the first layer's always move by 1", unit="px", ge=1)
     nonlinearity_type: str = setting("ELU", "non-linearity after each layer", choices=("ELU", "AdaptiveELU"))
     elu_shift: tuple[float, ...] = setting((0.0, 0.0), "shifts of AdaptiveELU in x and y: elu(v - x) + y")
     batch_norm: bool = setting(True, "batch normalisation after each convolution")
@@ -193,13 +198,19 @@ class Stacked2d(CoreConfiguration):
             refuse_even(self.kind(), "hidden_kern", (self.hidden_kern,))
         if self.stack is not None and not -self.layers <= self.stack < self.layers:
             raise ConfigurationError(f"{self.kind()}.stack: {self.stack} names none of the {self.layers} layers")
+        refuse_skipping_points(self.kind(), *self._kernels_and_strides(), field="stride")
         self._refuse_layers_of_different_sizes()
         self._refuse_shifts()
         self._refuse_small_filters()
 
     def _refuse_layers_of_different_sizes(self) -> None:
         joined = len(self.seen_layers()) > 1 or (self.skip > 1 and self.layers > 2)
-        if joined and self._lost_by_hidden():
+        if joined and self.stride > 1:
+            raise ConfigurationError(
+                f"{self.kind()}.stride: {self.stride} gives each layer smaller maps than the last, so layers cannot "
+                "be joined: it must be 1, or set skip to 0 and stack to -1"
+            )
+        if joined and 2 * self.padding_of_hidden() != (self.hidden_kern - 1) * self.hidden_dilation:
             raise ConfigurationError(
                 f"{self.kind()}.hidden_padding: {self.hidden_padding} changes the size of the maps, so layers cannot "
                 "be joined: leave it None, or set skip to 0 and stack to -1"
@@ -226,21 +237,26 @@ class Stacked2d(CoreConfiguration):
         """Return the layers that the readout sees."""
         return range(self.layers)[self.stack :]
 
+    def padding_of_input(self) -> int:
+        """Return the zeros around the frames in the first layer (px)."""
+        return self.input_kern // 2 if self.pad_input else 0
+
     def padding_of_hidden(self) -> int:
         """Return the zeros around the maps in each layer after the first (px)."""
         if self.hidden_padding is None:
             return (self.hidden_kern - 1) * self.hidden_dilation // 2
         return self.hidden_padding
 
-    def _lost_by_hidden(self) -> int:
-        if self.layers == 1:
-            return 0
-        return (self.hidden_kern - 1) * self.hidden_dilation - 2 * self.padding_of_hidden()
+    def space(self) -> Stack:
+        """Return the geometry of the filters, which are square."""
+        hidden = self.layers - 1
+        dilations = (1, *[self.hidden_dilation] * hidden)
+        paddings = (self.padding_of_input(), *[self.padding_of_hidden()] * hidden)
+        return Stack(*self._kernels_and_strides(), dilations, paddings)
 
-    def lost_pixels(self) -> int:
-        """Return by how much the feature maps are smaller than the frames, in height and in width (px)."""
-        lost = 0 if self.pad_input else self.input_kern - 1
-        return lost + (self.layers - 1) * self._lost_by_hidden()
+    def _kernels_and_strides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        hidden = self.layers - 1
+        return (self.input_kern, *[self.hidden_kern] * hidden), (1, *[self.stride] * hidden)
 
     def build(self, in_channels: int) -> Stacked2dCore:
         """Return the core for movies with ``in_channels`` channels."""

@@ -208,8 +208,7 @@ def taps_of(convolution: nn.Conv2d | nn.Conv3d) -> tuple[Taps, Taps]:
 
 def unpadded(convolution: nn.Conv2d, frames: Tensor) -> Tensor:
     """Return what a convolution makes of frames (frame, channel, height, width) without padding them."""
-    wide = convolution.kernel_size[1] > 3 and convolution.dilation == (1, 1)
-    if isinstance(convolution, DepthwiseConv2d) and wide and frames.device.type == "cpu":
+    if isinstance(convolution, DepthwiseConv2d) and convolution.goes_by_strips(frames):
         return depthwise(frames, convolution.weight, convolution.bias, 0)
     if is_narrow(convolution, frames):
         return narrow(frames, convolution)

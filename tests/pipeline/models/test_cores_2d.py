@@ -50,6 +50,7 @@ KINDS: list[CoreConfiguration] = [
     RotationEquivariant2d(**ROTATING, rot_eq_batch_norm=False, linear=True),
     SE2d(**SMALL, n_se_blocks=2, se_reduction=2),
     SE2d(**SMALL, depth_separable=False, linear=True, layers=2),
+    SE2d(**SMALL | {"hidden_kern": 5}, layers=3, stride=2, n_se_blocks=1, se_reduction=2),
     Stacked2d(**SMALL),
     Stacked2d(**SMALL, skip=2, stack=None, hidden_dilation=2, pad_input=True),
     Stacked2d(**SMALL | {"input_kern": 4, "hidden_kern": 4}, hidden_padding=1, layers=2, final_nonlinearity=False),
@@ -57,6 +58,9 @@ KINDS: list[CoreConfiguration] = [
     Stacked2d(**SMALL, layers=2, nonlinearity_type="AdaptiveELU", elu_shift=(0.2, 1.0)),
     Stacked2d(**SMALL, layers=2, independent_bn_bias=False, bias=True, batch_norm_scale=False),
     Stacked2d(**SMALL, layers=2, independent_bn_bias=False),
+    Stacked2d(**SMALL, stride=2, pad_input=True),
+    Stacked2d(**SMALL | {"hidden_kern": 4}, stride=3, hidden_padding=1, hidden_dilation=2, layers=2, skip=2),
+    Stacked2d(**SMALL | {"hidden_kern": 4}, stride=2, hidden_padding=0, depth_separable=True, bias=True),
     StackedLinearGaussianLaplace(**SMALL),
 ]
 SIZES = [(24, 31), (25, 30)]
@@ -362,6 +366,13 @@ def test_recipe_of_staticnet_makes_a_model_of_images() -> None:
         (Stacked2d, {"elu_shift": (1.0,), "nonlinearity_type": "AdaptiveELU"}, "two numbers"),
         (Stacked2d, {"hidden_padding": 0, "skip": 2}, "changes the size of the maps"),
         (Stacked2d, {"hidden_padding": 0, "stack": None}, "changes the size of the maps"),
+        (Stacked2d, {"stride": 2, "skip": 2}, r"Stacked2d\.stride: 2 .* must be 1, or set skip to 0 and stack to -1"),
+        (SE2d, {"stride": 2, "stack": None}, r"SE2d\.stride: 2 .* must be 1, or set skip to 0 and stack to -1"),
+        (
+            Stacked2d,
+            {"stride": 2, "hidden_kern": 1},
+            r"Stacked2d\.stride: 2 is not allowed in layer 2, .* must be 1, or",
+        ),
         (Stacked2d, {"input_kern": 2, "laplace_padding": 0}, "too small for LaplaceL2norm"),
         (Stacked2d, {"input_kern": 1, "input_regularizer": "GaussianLaplaceL2"}, "too small for GaussianLaplaceL2"),
         (Stacked2d, {"input_regularizer": "LaplaceL3"}, "one of 'LaplaceL2norm'"),

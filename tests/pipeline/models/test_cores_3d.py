@@ -168,6 +168,9 @@ def test_stack_by_hand() -> None:
     assert stack.out_size(12) < 1 <= stack.out_size(13)
     padded = Stack(kernels=(5, 3), strides=(2, 1), dilations=(1, 2), padding=True)
     assert (padded.out_size(20), padded.out_size(21), padded.first_place()) == (10, 11, 0.0)
+    zeros = Stack(kernels=(5, 3), strides=(2, 1), dilations=(1, 2), padding=(1, 3))
+    assert (zeros.out_size(20), zeros.first_place()) == (11, -1.0)
+    assert Stack(kernels=(5, 3), strides=(1, 1), dilations=(1, 1), padding=(0, 9)).out_size(4) < 1
 
 
 def convolved(core: Core, shown: torch.Tensor, weights: list[torch.Tensor], kind: CoreConfiguration) -> torch.Tensor:

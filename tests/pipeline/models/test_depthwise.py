@@ -52,6 +52,8 @@ def test_strips_serve_wide_filters() -> None:
     assert "Depthwise" in how(DepthwiseConv2d(3, 5, 2, 1, bias=False))
     assert "Convolution" in how(DepthwiseConv2d(3, 3, 1, 1, bias=True))
     assert "Convolution" in how(DepthwiseConv2d(3, 5, 2, 2, bias=True))
+    assert "Convolution" in how(DepthwiseConv2d(3, 5, 2, 1, bias=True, stride=2))
+    assert "Convolution" in how(DepthwiseConv2d(3, 5, 5, 1, bias=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,9 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.models.cores import CORES, Core, CoreConfiguration
+from pipeline.models.cores import CORES, Core, CoreConfiguration, SE2d, Stacked2d
 from tests.pipeline.models import test_cores_2d, test_cores_3d
 from tests.pipeline.models.test_recurrent import small
+
+STRIDED: tuple[CoreConfiguration, ...] = (
+    Stacked2d(hidden_channels=3, input_kern=5, hidden_kern=3, stride=2),
+    Stacked2d(hidden_channels=3, input_kern=5, hidden_kern=2, hidden_padding=0, layers=2, stride=3),
+    SE2d(hidden_channels=3, input_kern=5, hidden_kern=5, layers=3, stride=2),
+    SE2d(hidden_channels=3, input_kern=5, hidden_kern=3, layers=2, stride=4),
+)
+"""Cores with larger steps than at their defaults."""
 
 every_core = pytest.mark.parametrize("kind", CORES, ids=lambda kind: kind.kind())
 
@@ -48,11 +56,11 @@ def test_every_core_can_be_made_linear(kind: type[CoreConfiguration]) -> None:
         assert departure(plain.double().eval(), movies) > 1e-3
 
 
-@every_core
-def test_cores_of_few_channels_are_trained_on_frames_of_the_usual_size(kind: type[CoreConfiguration]) -> None:
+@pytest.mark.parametrize("kind", (*map(small, CORES), *STRIDED), ids=lambda kind: f"{kind.kind()}-{kind.hash()[:4]}")
+def test_cores_of_few_channels_are_trained_on_frames_of_the_usual_size(kind: CoreConfiguration) -> None:
     """Some gradients of oneDNN write beyond their memory at such sizes: then this does not fail, Python ends."""
     torch.manual_seed(0)
-    core = small(kind).build(1)
+    core = kind.build(1)
     for _ in range(3):
         movies = torch.randn(2, 1, core.lost_frames + 2, 36, 64).requires_grad_()
         core(movies).square().sum().backward()
