@@ -198,7 +198,8 @@ class Stacked2d(CoreConfiguration):
             refuse_even(self.kind(), "hidden_kern", (self.hidden_kern,))
         if self.stack is not None and not -self.layers <= self.stack < self.layers:
             raise ConfigurationError(f"{self.kind()}.stack: {self.stack} names none of the {self.layers} layers")
-        refuse_skipping_points(self.kind(), *self._kernels_and_strides(), field="stride")
+        if self.layers > 1:  # the hidden ones are alike, however many
+            refuse_skipping_points(self.kind(), (self.input_kern, self.hidden_kern), (1, self.stride), field="stride")
         self._refuse_layers_of_different_sizes()
         self._refuse_shifts()
         self._refuse_small_filters()
@@ -252,11 +253,8 @@ class Stacked2d(CoreConfiguration):
         hidden = self.layers - 1
         dilations = (1, *[self.hidden_dilation] * hidden)
         paddings = (self.padding_of_input(), *[self.padding_of_hidden()] * hidden)
-        return Stack(*self._kernels_and_strides(), dilations, paddings)
-
-    def _kernels_and_strides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        hidden = self.layers - 1
-        return (self.input_kern, *[self.hidden_kern] * hidden), (1, *[self.stride] * hidden)
+        kernels, strides = (self.input_kern, *[self.hidden_kern] * hidden), (1, *[self.stride] * hidden)
+        return Stack(kernels, strides, dilations, paddings)
 
     def build(self, in_channels: int) -> Stacked2dCore:
         """Return the core for movies with ``in_channels`` channels."""
