@@ -91,10 +91,13 @@ class TargetDataset(dj.Manual):
         target = {"group_id": key["group_id"], "data_hash": key["data_hash"], "target_name": target_name}
         if not len(cls & target):
             chosen = cls._chosen(target, units)
-            with cls().connection.transaction:
-                if not len(cls & target):
+            try:
+                with cls().connection.transaction:
                     cls.insert1(target)
                     cls.Unit.insert({**target, **row} for row in chosen)
+            except dj.errors.DuplicateError:
+                if not len(cls & target):  # otherwise another process has made this very choice meanwhile
+                    raise
         return target
 
     @staticmethod

@@ -176,7 +176,7 @@ def other_scan(tmp_path_factory: pytest.TempPathFactory, open_simulated: Any, st
     folder = tmp_path_factory.mktemp("other") / "recording"
     scenes = {"n_train": 8, "n_validation": 2, "n_test": 2, "test_repeats": 2, "scene_seconds": 2}
     simulate_dlgn(folder, SimulationSettings(n_units=4, **scenes, width=106, height=66, seed=4))
-    scan = ingest(open_simulated(folder), "other", 1, 1, screen_deg=(90.0, 60.0)).key
+    scan = ingest(open_simulated(folder), "elsewhere", 1, 1, screen_deg=(90.0, 60.0)).key
     key = {**scan, "preprocessing_hash": stored["preprocessing_hash"]}
     dataset.Dataset.populate(key)
     return dataset.MultiDataset.fill(key, "another scan")

@@ -106,6 +106,27 @@ def test_units_that_the_data_leave_out_cannot_be_chosen(data: Key) -> None:
         TargetDataset.fill({**data, **clips}, "another", {"unit_id": 2})
 
 
+CHOICE = """
+from schemas.selection import TargetDataset
+find = TargetDataset._chosen
+def wait_and_find(*args):
+    print("ready", flush=True); input()  # when neither has found the choice
+    return find(*args)
+TargetDataset._chosen = staticmethod(wait_and_find)
+print(TargetDataset.fill({key!r}, "at once", {})["target_name"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_choice(data: Key, together: Any) -> None:
+    from schemas.selection import TargetDataset
+
+    code = CHOICE.replace("{key!r}", repr(data))
+    assert together(code, code) == ["at once", "at once"]
+    assert len(TargetDataset & data & {"target_name": "at once"}) == 1
+    assert len(TargetDataset.Unit & data & {"target_name": "at once"}) == 6
+
+
 def test_units_are_ranked_by_their_oracle(compared: Key) -> None:
     from schemas import dataset
     from schemas.selection import OracleRankedUnit
