@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pipeline.models.cores.spectra import Axis, can_be_spectral, chunk_size, correlate, multiply, multiply_conjugate
+from pipeline.models.cores.spectra import (
+    Axis,
+    can_be_spectral,
+    chunk_size,
+    correlate,
+    multiply,
+    multiply_conjugate,
+    transform,
+)
 
 _SLOWER = 2.2
 """How much longer than in a direct convolution a multiplication takes here (1.9 to 2.1 were measured)."""
@@ -136,14 +144,14 @@ class _Plan:
         """Return the spectra at one frequency across."""
         height, _, _, frame, channel = transformed.shape
         matrix = self.rows.of_complex[:, :, :height].flatten(2).flatten(0, 1)
-        spectra = matrix @ transformed[:, across].reshape(2 * height, -1)
+        spectra = transform(matrix, transformed[:, across].reshape(2 * height, -1))
         return spectra.view(2, self.rows.length, frame, channel)
 
     def from_along_height(self, spectra: Tensor, transformed: Tensor, across: int) -> None:
         """Transform the spectra at one frequency across back into ``transformed``."""
         made = transformed[:, across]
         matrix = self.rows.to_complex[: len(made)].flatten(2).flatten(0, 1)
-        made.copy_((matrix @ spectra.view(2 * self.rows.length, -1)).view_as(made))
+        made.copy_(transform(matrix, spectra.view(2 * self.rows.length, -1)).view_as(made))
 
     def room(self, frames: Tensor) -> Tensor:
         """Return an empty tensor for these frames, transformed along their width."""

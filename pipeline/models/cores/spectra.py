@@ -165,6 +165,17 @@ def chunk_size(weight: Tensor) -> int:
     return max(1, _CHUNK_VALUES * torch.get_num_threads() // max(weight.shape[:2]))
 
 
+def transform(matrix: Tensor, values: Tensor) -> Tensor:
+    """Return the product of (frequency or place, place or frequency) and (place or frequency, value).
+
+    Each thread gets some rows of the matrix. MKL left to itself shares out such products, of few rows and very many
+    columns, so badly that two threads take longer than one.
+    """
+    rows = len(matrix)
+    blocks = max(count for count in range(1, torch.get_num_threads() + 1) if rows % count == 0)
+    return torch.bmm(matrix.view(blocks, rows // blocks, -1), values.expand(blocks, -1, -1)).view(rows, -1)
+
+
 def multiply(spectra: Tensor, factors: Tensor) -> Tensor:
     """Return the spectra of the maps: the products of x + iy with a + ib.
 

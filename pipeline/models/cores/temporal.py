@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.models.cores.spectra import Axis, can_be_spectral, chunk_size, correlate, multiply, multiply_conjugate
+from pipeline.models.cores.spectra import (
+    Axis,
+    can_be_spectral,
+    chunk_size,
+    correlate,
+    multiply,
+    multiply_conjugate,
+    transform,
+)
 
 _SLOWER = 1.5
 """How much longer than in a direct convolution a multiplication takes here (1.2 to 1.3 were measured)."""
@@ -129,14 +137,14 @@ def _factors(axis: Axis, weight: Tensor) -> Tensor:
 def _of_time(axis: Axis, sequences: Tensor) -> Tensor:
     """Return the spectra of (time, place, channel), (part, half, place, channel)."""
     time, place, channel = sequences.shape
-    spectra = axis.of_real[..., :time].flatten(0, 1) @ sequences.reshape(time, -1)
+    spectra = transform(axis.of_real[..., :time].flatten(0, 1), sequences.reshape(time, -1))
     return spectra.view(2, axis.half, place, channel)
 
 
 def _to_time(axis: Axis, spectra: Tensor, sequences: Tensor) -> None:
     """Transform spectra back into ``sequences`` (time, place, channel)."""
     matrix = axis.to_real[: len(sequences)].flatten(1)
-    sequences.copy_((matrix @ spectra.view(2 * axis.half, -1)).view_as(sequences))
+    sequences.copy_(transform(matrix, spectra.view(2 * axis.half, -1)).view_as(sequences))
 
 
 def _channels_last(batch: int, channel: int, time: int, place: int) -> Tensor:
