@@ -209,7 +209,7 @@ def _memory(alternative: Alternative) -> dict[str, float]:
 
 def _targets(figures: Mapping[str, float]) -> list[Target]:
     targets = [
-        Target("images_ratio_plain", at_least=2.5),
+        *[Target(f"{name}_ratio_plain", at_least=2.5) for name in ("images", "movies")],
         *[Target(f"{name}_largest_difference_of_losses", at_most=1e-3) for name in FULL],
         *[Target(f"{name}_growth_mib", at_most=16) for name in FULL],
         Target("seeds_cpu_ratio_one_by_one", at_least=1),
