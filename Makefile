@@ -26,13 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/geniculate demo
 
-# The tests are four groups that share nothing, as many at a time as there are cores (JOBS=1: one after the other). What
-# one prints comes when it has ended, except from a make older than 4.0. A test belongs to test-others unless something
-# says otherwise, so none is left out.
+# The tests are four groups that share nothing, as many at a time as there are cores (JOBS=1: one after the other). Each
+# line says whose it is. A test belongs to test-others unless something says otherwise, so none is left out.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
-SIDE_BY_SIDE := --no-print-directory --keep-going --jobs=$(JOBS) $(SYNC)
-PYTEST := $(BIN)/python -m pytest -rs
+SIDE_BY_SIDE := --no-print-directory --keep-going --jobs=$(JOBS)
+SHELL := bash
+# Without pipefail what awk says would count, and .SHELLFLAGS is not known to make 3.81.
+PYTEST := set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest -rs
+NAMED = 2>&1 | awk '{ printf "%-8s| %s\n", "$(@:test-%=%)", $$0; fflush() }'
 MODELS := tests/benchmarks tests/pipeline/models tests/pipeline/training
 MARKED := not database and not embedded
 
@@ -43,22 +44,22 @@ test-fast: $(STAMP)
 	@$(MAKE) $(SIDE_BY_SIDE) test-models test-others MARKED="not slow and $(MARKED)"
 
 test-embedded: $(STAMP)
-	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "database or embedded"
+	@unset GENICULATE_TEST_MYSQL; $(PYTEST) -m "database or embedded" $(NAMED)
 
 test-mysql: $(STAMP)
 	@server="$${GENICULATE_TEST_MYSQL:-$$(tools/mysql.sh url 2>/dev/null)}"; \
 	if [ -n "$$server" ]; then \
 		echo "The database tests again, on MySQL"; \
-		GENICULATE_TEST_MYSQL="$$server" $(PYTEST) -m database; \
+		export GENICULATE_TEST_MYSQL="$$server"; $(PYTEST) -m database $(NAMED); \
 	else \
 		echo "No MySQL: its tests were left out (tools/mysql.sh start, or name one in GENICULATE_TEST_MYSQL)"; \
 	fi
 
 test-models: $(STAMP)
-	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "$(MARKED)" $(MODELS)
+	@unset GENICULATE_TEST_MYSQL; $(PYTEST) -m "$(MARKED)" $(MODELS) $(NAMED)
 
 test-others: $(STAMP)
-	env -u GENICULATE_TEST_MYSQL $(PYTEST) -m "$(MARKED)" $(MODELS:%=--ignore=%)
+	@unset GENICULATE_TEST_MYSQL; $(PYTEST) -m "$(MARKED)" $(MODELS:%=--ignore=%) $(NAMED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
