@@ -230,7 +230,8 @@ def test_predictions_of_an_ensemble_are_the_mean_of_those_of_its_members(ensembl
     Model.populate(members)
     PredictionSelection.fill([ensemble, *members], tiers=("validation",))
     Prediction.populate([ensemble, *members])
-    together, *alone = ([*Prediction.trials(key)["prediction"]] for key in (ensemble, *members))
+    wanted = [{**key, "prediction_tier": "validation"} for key in (ensemble, *members)]
+    together, *alone = ([*Prediction.trials(key)["prediction"]] for key in wanted)
     assert len(together) == 2
     for trial, mean in enumerate(together):
         # Alone, sums over threads differ in their last bits, which training makes more of.
