@@ -19,6 +19,7 @@ from pipeline.models.cores.spectra import (
     can_be_spectral,
     chunk_size,
     correlate,
+    empty_maps,
     multiply,
     multiply_conjugate,
     transform,
@@ -170,7 +171,7 @@ class _Spatial(torch.autograd.Function):
     def forward(ctx: Any, frames: Tensor, weight: Tensor, plan: _Plan, chunk: int) -> Tensor:
         ctx.save_for_backward(frames, weight)
         ctx.plan, ctx.chunk = plan, chunk
-        maps = _channels_last(len(frames), plan.out_channels, plan.rows.out_size, plan.columns.out_size)
+        maps = empty_maps(len(frames), plan.out_channels, plan.rows.out_size, plan.columns.out_size)
         factors = plan.factors(weight)
         for part, made in zip(frames.split(chunk), maps.split(chunk), strict=True):
             transformed, back = plan.along_width(part), plan.room(made)
@@ -189,7 +190,7 @@ class _Spatial(torch.autograd.Function):
         products = None
         if ctx.needs_input_grad[1]:
             products = grad.new_zeros(plan.columns.half, 3, plan.rows.length, plan.in_channels, plan.out_channels)
-        to_frames = _channels_last(*frames.shape)
+        to_frames = empty_maps(*frames.shape)
         for part, grads, made in zip(*(of.split(ctx.chunk) for of in (frames, grad, to_frames)), strict=True):
             _add_gradients(plan, part, grads, factors, products, made)
         to_weight = None if products is None else plan.tap_gradient(products)
@@ -210,7 +211,3 @@ def _add_gradients(
             plan.from_along_height(multiply_conjugate(spectra, factors[across]), back, across)
     if factors is not None:
         plan.from_along_width(back, to_frames)
-
-
-def _channels_last(frame: int, channel: int, height: int, width: int) -> Tensor:
-    return torch.empty(frame, height, width, channel).permute(0, 3, 1, 2)

@@ -165,6 +165,11 @@ def chunk_size(weight: Tensor) -> int:
     return max(1, _CHUNK_VALUES * torch.get_num_threads() // max(weight.shape[:2]))
 
 
+def empty_maps(batch: int, channel: int, height: int, width: int) -> Tensor:
+    """Return room for maps, channels last in memory."""
+    return torch.empty(batch, height, width, channel).permute(0, 3, 1, 2)
+
+
 def transform(matrix: Tensor, values: Tensor) -> Tensor:
     """Return the product of (frequency or place, place or frequency) and (place or frequency, value).
 

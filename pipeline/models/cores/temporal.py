@@ -19,6 +19,7 @@ from pipeline.models.cores.spectra import (
     can_be_spectral,
     chunk_size,
     correlate,
+    empty_maps,
     multiply,
     multiply_conjugate,
     transform,
@@ -96,7 +97,7 @@ class _Temporal(torch.autograd.Function):
     def forward(ctx: Any, sequences: Tensor, weight: Tensor, axis: Axis, chunk: int) -> Tensor:
         ctx.save_for_backward(sequences, weight)
         ctx.axis, ctx.chunk = axis, chunk
-        filtered = _channels_last(len(sequences), len(weight), axis.out_size, sequences.shape[3])
+        filtered = empty_maps(len(sequences), len(weight), axis.out_size, sequences.shape[3])
         factors = _factors(axis, weight)
         for part, made in _chunks(chunk, sequences, filtered):
             _to_time(axis, multiply(_of_time(axis, part), factors), made)
@@ -110,7 +111,7 @@ class _Temporal(torch.autograd.Function):
         for_sequences, for_weight = ctx.needs_input_grad[:2]
         factors = _factors(axis, weight)
         products = torch.zeros_like(factors)
-        to_sequences = _channels_last(*sequences.shape)
+        to_sequences = empty_maps(*sequences.shape)
         for part, grads, made in _chunks(ctx.chunk, sequences, grad, to_sequences):
             spectra = _of_time(axis, grads)
             if for_weight:
@@ -145,7 +146,3 @@ def _to_time(axis: Axis, spectra: Tensor, sequences: Tensor) -> None:
     """Transform spectra back into ``sequences`` (time, place, channel)."""
     matrix = axis.to_real[: len(sequences)].flatten(1)
     sequences.copy_(transform(matrix, spectra.view(2 * axis.half, -1)).view_as(sequences))
-
-
-def _channels_last(batch: int, channel: int, time: int, place: int) -> Tensor:
-    return torch.empty(batch, time, place, channel).permute(0, 3, 1, 2)
