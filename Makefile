@@ -31,9 +31,9 @@ demo: $(STAMP)
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 SIDE_BY_SIDE := --no-print-directory --keep-going --jobs=$(JOBS)
 SHELL := bash
-# Without pipefail what awk says would count, and .SHELLFLAGS is not known to make 3.81.
+# Without pipefail only the loop's exit status would count, and .SHELLFLAGS is not known to make 3.81.
 PYTEST := set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest -rs
-NAMED = 2>&1 | awk '{ printf "%-8s| %s\n", "$(@:test-%=%)", $$0; fflush() }'
+NAMED = 2>&1 | while IFS= read -r line; do printf '%-8s| %s\n' '$(@:test-%=%)' "$$line"; done
 MODELS := tests/benchmarks tests/pipeline/models tests/pipeline/training
 MARKED := not database and not embedded
 
