@@ -66,11 +66,18 @@ def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding
 
 
 def spectral(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, dilation: int = 1) -> Tensor:
-    """Return the same by way of spectra; channels last in memory is fastest, and is how results lie.
+    """Return what `convolve` returns, by way of spectra.
 
-    Padding may not exceed what the filters reach: dilation * (taps - 1).
+    Parameters are those of `convolve`, in single precision; channels last in memory is fastest, and is how results lie.
+
+    Raises
+    ------
+    ConfigurationError
+        If filters do not fit into the padded frames, or padding is more than dilation * (taps - 1).
     """
     plan = _Plan.of(frames, weight, padding, dilation)
+    plan.rows.require_map()
+    plan.columns.require_map()
     maps: Tensor = _Spatial.apply(frames, weight, plan, chunk_size(weight))
     return maps if bias is None else maps + bias[:, None, None]
 

@@ -15,6 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigurationError
+
 _CHUNK_VALUES = 2**13
 """Values of each frequency that a thread works on together, so that what belongs to them stays in its cache."""
 
@@ -62,6 +64,20 @@ class Axis:
     def holds_map(self) -> bool:
         """Tell whether the circular convolution has all places of the map."""
         return 0 < self.out_size <= self.length
+
+    def require_map(self) -> None:
+        """Refuse sizes for which a circular convolution would give something else.
+
+        Raises
+        ------
+        ConfigurationError
+            If the filter is larger than the padded axis, or there is more padding than it reaches.
+        """
+        if not self.holds_map:
+            raise ConfigurationError(
+                f"{self.taps} taps, {self.dilation} apart, on {self.size} places with padding {self.padding}: filters "
+                "must fit, and padding must be at most dilation * (taps - 1)"
+            )
 
     def _waves(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of 2 pi f x / length, (frequency, place), in double precision."""
@@ -207,9 +223,21 @@ def multiply(spectra: Tensor, factors: Tensor) -> Tensor:
 
 
 def multiply_conjugate(spectra: Tensor, factors: Tensor) -> Tensor:
-    """Return the spectra of the inputs' gradient: the products with a - ib, from out channels to in channels.
+    """Return the spectra of the inputs' gradient: the products of x + iy with a - ib, channels the other way round.
 
     The real part is (x + y) a + y (b - a), the imaginary one (x + y) a - x (b + a).
+
+    Parameters
+    ----------
+    spectra : Tensor
+        (part, frequency, item, out channel).
+    factors : Tensor
+        As for `multiply`.
+
+    Returns
+    -------
+    Tensor
+        (part, frequency, item, in channel).
     """
     x, y = spectra
     a, b_minus_a, b_plus_a = factors.transpose(2, 3)
@@ -227,10 +255,19 @@ def _common_part(x: Tensor, y: Tensor, a: Tensor) -> Tensor:
 
 
 def correlate(spectra: Tensor, grads: Tensor, products: Tensor) -> None:
-    """Add to ``products`` (3, frequency, in channel, out channel) what the gradient of the filters is made of.
+    """Add to products what the gradient of the filters is made of.
 
     Its spectrum is that of the inputs, x + iy, times the conjugate of that of the maps' gradient, u + iv: the real part
     is (x + y) u - y (u - v), the imaginary one (x + y) u - x (u + v).
+
+    Parameters
+    ----------
+    spectra : Tensor
+        (part, frequency, item, in channel).
+    grads : Tensor
+        (part, frequency, item, out channel).
+    products : Tensor
+        (x + y) u, x (u + v) and y (u - v), summed over items, (3, frequency, in channel, out channel).
     """
     x, y = spectra.transpose(2, 3)
     u, v = grads

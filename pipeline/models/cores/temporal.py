@@ -68,8 +68,14 @@ def spectral(sequences: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     -------
     Tensor
         (batch, out channel, time, place).
+
+    Raises
+    ------
+    ConfigurationError
+        If the filters are longer than the sequences.
     """
     axis = _axis(sequences, weight, dilation)
+    axis.require_map()
     filtered: Tensor = _Temporal.apply(sequences, weight, axis, chunk_size(weight))
     return filtered
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import ConfigurationError
 from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, spatial, temporal
 from pipeline.models.cores.base import CoreConfiguration
 from pipeline.models.cores.spatial import SpatialConv2d
@@ -73,6 +74,28 @@ def test_more_frames_and_places_than_are_transformed_together(monkeypatch: pytes
     torch.manual_seed(3)
     _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
     _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(7)
+        _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
+        _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_sizes_that_a_circular_convolution_cannot_hold_are_refused() -> None:
+    frames, weight = torch.zeros(1, 2, 6, 9), torch.zeros(3, 2, 3, 3)
+    with pytest.raises(ConfigurationError, match=r"3 taps, 1 apart, on 6 places with padding 3: .* at most"):
+        spatial.spectral(frames, weight, None, 3)
+    with pytest.raises(ConfigurationError, match=r"3 taps, 3 apart, on 6 places"):
+        spatial.spectral(frames, weight, None, 0, 3)
+    with pytest.raises(ConfigurationError, match=r"7 taps, 1 apart, on 6 places"):
+        temporal.spectral(frames, torch.zeros(3, 2, 7, 1))
 
 
 def test_bias_and_memory_layout() -> None:
