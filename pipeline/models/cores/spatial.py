@@ -5,8 +5,9 @@ Values and gradients are as far from those in double precision as those of `torc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -14,19 +15,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pipeline.models.cores.side_by_side import side_by_side
 from pipeline.models.cores.spectra import (
     Axis,
     can_be_spectral,
-    chunk_size,
     correlate,
     empty_maps,
     multiply,
     multiply_conjugate,
+    shares,
     transform,
 )
 
 _SLOWER = 2.2
 """How much longer than in a direct convolution a multiplication takes here (1.9 to 2.1 were measured)."""
+
+_NARROW = 32
+"""Channels, of frames and maps, below which the products of matrices are too small."""
 
 
 class SpatialConv2d(nn.Conv2d):
@@ -78,7 +83,8 @@ def spectral(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding
     plan = _Plan.of(frames, weight, padding, dilation)
     plan.rows.require_map()
     plan.columns.require_map()
-    maps: Tensor = _Spatial.apply(frames, weight, plan, chunk_size(weight))
+    split = shares(len(frames), plan.rows.length, weight)
+    maps: Tensor = _Spatial.apply(frames, weight, plan, split)
     return maps if bias is None else maps + bias[:, None, None]
 
 
@@ -105,6 +111,8 @@ class _Plan:
     def saves(self, frames: int) -> bool:
         """Tell whether spectra are the faster way for so many frames."""
         if not (self.rows.holds_map and self.columns.holds_map):
+            return False
+        if self.in_channels + self.out_channels < _NARROW:
             return False
         pairs, taps = self.in_channels * self.out_channels, self.rows.taps * self.columns.taps
         frequencies = self.columns.half * self.rows.length
@@ -138,33 +146,33 @@ class _Plan:
         """Transform frames, or maps, (frame, channel, height, width) along their width."""
         frame, channel, height, width = frames.shape
         matrix = self.columns.of_real[..., :width].transpose(0, 1).flatten(0, 1)
-        transformed = torch.matmul(matrix, frames.permute(2, 3, 0, 1).reshape(height, width, -1))
-        return transformed.view(height, self.columns.half, 2, frame, channel)
+        transformed = transform(matrix, frames.permute(0, 2, 3, 1).reshape(frame * height, width, channel))
+        return transformed.view(frame, height, self.columns.half, 2, channel)
 
     def from_along_width(self, transformed: Tensor, frames: Tensor) -> None:
         """Transform back into ``frames`` (frame, channel, height, width)."""
         frame, channel, height, width = frames.shape
         matrix = self.columns.to_real[:width].transpose(1, 2).flatten(1)
-        columns = torch.matmul(matrix, transformed.view(height, 2 * self.columns.half, -1))
-        frames.copy_(columns.view(height, width, frame, channel).permute(2, 3, 0, 1))
+        made = frames.permute(0, 2, 3, 1).view(frame * height, width, channel)
+        torch.bmm(matrix.expand(len(made), -1, -1), transformed.view(frame * height, -1, channel), out=made)
 
     def along_height(self, transformed: Tensor, across: int) -> Tensor:
         """Return the spectra at one frequency across."""
-        height, _, _, frame, channel = transformed.shape
+        frame, height, _, _, channel = transformed.shape
         matrix = self.rows.of_complex[:, :, :height].flatten(2).flatten(0, 1)
-        spectra = transform(matrix, transformed[:, across].reshape(2 * height, -1))
-        return spectra.view(2, self.rows.length, frame, channel)
+        spectra = transform(matrix, transformed[:, :, across].reshape(frame, 2 * height, channel))
+        return spectra.view(frame, 2, self.rows.length, channel).permute(1, 2, 0, 3)
 
     def from_along_height(self, spectra: Tensor, transformed: Tensor, across: int) -> None:
         """Transform the spectra at one frequency across back into ``transformed``."""
-        made = transformed[:, across]
-        matrix = self.rows.to_complex[: len(made)].flatten(2).flatten(0, 1)
-        made.copy_(transform(matrix, spectra.view(2 * self.rows.length, -1)).view_as(made))
+        made = transformed[:, :, across]
+        matrix = self.rows.to_complex[: made.shape[1]].flatten(2).flatten(0, 1)
+        made.copy_(transform(matrix, spectra.flatten(0, 1).transpose(0, 1)).view_as(made))
 
     def room(self, frames: Tensor) -> Tensor:
         """Return an empty tensor for these frames, transformed along their width."""
         frame, channel, height, _ = frames.shape
-        return frames.new_empty(height, self.columns.half, 2, frame, channel)
+        return frames.new_empty(frame, height, self.columns.half, 2, channel)
 
 
 @lru_cache(maxsize=64)
@@ -175,17 +183,12 @@ def _planned(plan: _Plan) -> _Plan:
 
 class _Spatial(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, weight: Tensor, plan: _Plan, chunk: int) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, weight: Tensor, plan: _Plan, split: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(frames, weight)
-        ctx.plan, ctx.chunk = plan, chunk
+        ctx.plan, ctx.split = plan, split
         maps = empty_maps(len(frames), plan.out_channels, plan.rows.out_size, plan.columns.out_size)
-        factors = plan.factors(weight)
-        for part, made in zip(frames.split(chunk), maps.split(chunk), strict=True):
-            transformed, back = plan.along_width(part), plan.room(made)
-            for across in range(plan.columns.half):
-                spectra = multiply(plan.along_height(transformed, across), factors[across])
-                plan.from_along_height(spectra, back, across)
-            plan.from_along_width(back, made)
+        chunks, workers = split
+        side_by_side(partial(_convolve, plan, plan.factors(weight)), _split(chunks, frames, maps), workers)
         return maps
 
     @staticmethod
@@ -193,28 +196,49 @@ class _Spatial(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         frames, weight = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        factors = plan.factors(weight) if ctx.needs_input_grad[0] else None
-        products = None
-        if ctx.needs_input_grad[1]:
-            products = grad.new_zeros(plan.columns.half, 3, plan.rows.length, plan.in_channels, plan.out_channels)
+        for_frames, for_weight = ctx.needs_input_grad[:2]
+        factors = plan.factors(weight) if for_frames else None
         to_frames = empty_maps(*frames.shape)
-        for part, grads, made in zip(*(of.split(ctx.chunk) for of in (frames, grad, to_frames)), strict=True):
-            _add_gradients(plan, part, grads, factors, products, made)
-        to_weight = None if products is None else plan.tap_gradient(products)
-        return None if factors is None else to_frames, to_weight, None, None
+        chunks, workers = ctx.split
+        work = partial(_add_gradients, plan, factors, for_weight)
+        products = side_by_side(work, _split(chunks, frames, grad, to_frames), workers)
+        to_weight = plan.tap_gradient(torch.stack(products).sum(0)) if for_weight else None
+        return to_frames if for_frames else None, to_weight, None, None
+
+
+def _split(chunks: int, *frames: Tensor) -> list[tuple[Tensor, ...]]:
+    """Return the same of all frames, or maps, together."""
+    return list(zip(*(of.tensor_split(chunks) for of in frames), strict=True))
+
+
+def _convolve(plan: _Plan, factors: Tensor, chunks: Sequence[tuple[Tensor, ...]]) -> None:
+    """Fill in the second of each chunk, the maps of the first."""
+    for frames, maps in chunks:
+        transformed, back = plan.along_width(frames), plan.room(maps)
+        for across in range(plan.columns.half):
+            spectra = multiply(plan.along_height(transformed, across), factors[across])
+            plan.from_along_height(spectra, back, across)
+        plan.from_along_width(back, maps)
 
 
 def _add_gradients(
-    plan: _Plan, frames: Tensor, grads: Tensor, factors: Tensor | None, products: Tensor | None, to_frames: Tensor
-) -> None:
-    """Add to the products, unless None, what these frames give, and fill in their gradient, unless factors are None."""
-    grads_along_width, back = plan.along_width(grads), plan.room(frames)
-    frames_along_width = None if products is None else plan.along_width(frames)
-    for across in range(plan.columns.half):
-        spectra = plan.along_height(grads_along_width, across)
-        if products is not None and frames_along_width is not None:
-            correlate(plan.along_height(frames_along_width, across), spectra, products[across])
+    plan: _Plan, factors: Tensor | None, for_weight: bool, chunks: Sequence[tuple[Tensor, ...]]
+) -> Tensor:
+    """Return the products for the gradient of the filters, and fill in the third of each chunk, that of the first.
+
+    Products are 0 unless that gradient is wanted; nothing is filled in without factors.
+    """
+    sizes = (plan.columns.half, 3, plan.rows.length, plan.in_channels, plan.out_channels)
+    products = torch.zeros(sizes if for_weight else 0)
+    for frames, grads, to_frames in chunks:
+        grads_along_width, back = plan.along_width(grads), plan.room(frames)
+        frames_along_width = plan.along_width(frames) if for_weight else None
+        for across in range(plan.columns.half):
+            spectra = plan.along_height(grads_along_width, across)
+            if frames_along_width is not None:
+                correlate(plan.along_height(frames_along_width, across), spectra, products[across])
+            if factors is not None:
+                plan.from_along_height(multiply_conjugate(spectra, factors[across]), back, across)
         if factors is not None:
-            plan.from_along_height(multiply_conjugate(spectra, factors[across]), back, across)
-    if factors is not None:
-        plan.from_along_width(back, to_frames)
+            plan.from_along_width(back, to_frames)
+    return products

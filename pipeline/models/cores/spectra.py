@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
+from pipeline.models.cores.side_by_side import workers
 
-_CHUNK_VALUES = 2**13
-"""Values of each frequency that a thread works on together, so that what belongs to them stays in its cache."""
+_CHUNK_VALUES = 2**19
+"""Values of spectra that a thread works on together, so that they stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Axis:
     def out_size(self) -> int:
         """Return the places of the map."""
         return self.size + 2 * self.padding - self.dilation * (self.taps - 1)
+
+    @property
+    def lost(self) -> int:
+        """Return by how many places the map is smaller."""
+        return self.size - self.out_size
 
     @property
     def half(self) -> int:
@@ -176,9 +182,28 @@ def can_be_spectral(inputs: Tensor, weight: Tensor) -> bool:
     )
 
 
-def chunk_size(weight: Tensor) -> int:
-    """Return how many frames, or places, are transformed together for filters (out channel, in channel, ..)."""
-    return max(1, _CHUNK_VALUES * torch.get_num_threads() // max(weight.shape[:2]))
+def shares(length: int, frequencies: int, weight: Tensor, items: int = 1) -> tuple[int, int]:
+    """Return into how many chunks frames, or places, are split, and how many workers share these.
+
+    Little work is one chunk for one worker, whose operators share out their steps among threads.
+
+    Parameters
+    ----------
+    length : int
+        Frames, or places of each item.
+    frequencies : int
+        Of the spectra that are worked on together.
+    weight : Tensor
+        Filters, (out channel, in channel, ..).
+    items : int
+        What is split alike.
+    """
+    values = length * 2 * frequencies * max(weight.shape[:2])
+    count = workers()
+    if items * values < count * _CHUNK_VALUES:
+        return 1, 1
+    rounded = count // math.gcd(count, items)
+    return min(length, -(-values // (_CHUNK_VALUES * rounded)) * rounded), count
 
 
 def empty_maps(batch: int, channel: int, height: int, width: int) -> Tensor:
@@ -187,14 +212,12 @@ def empty_maps(batch: int, channel: int, height: int, width: int) -> Tensor:
 
 
 def transform(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return the product of (frequency or place, place or frequency) and (place or frequency, value).
+    """Return the product of (frequency or place, place or frequency) with each of (item, place or frequency, channel).
 
-    Each thread gets some rows of the matrix. MKL left to itself shares out such products, of few rows and very many
-    columns, so badly that two threads take longer than one.
+    One product for each item: MKL shares out one large product, of few rows and very many columns, so badly that two
+    threads take longer than one.
     """
-    rows = len(matrix)
-    blocks = max(count for count in range(1, torch.get_num_threads() + 1) if rows % count == 0)
-    return torch.bmm(matrix.view(blocks, rows // blocks, -1), values.expand(blocks, -1, -1)).view(rows, -1)
+    return torch.bmm(matrix.expand(len(values), -1, -1), values)
 
 
 def multiply(spectra: Tensor, factors: Tensor) -> Tensor:

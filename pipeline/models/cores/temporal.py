@@ -6,27 +6,34 @@ in double precision as those of `torch.nn.functional.conv2d`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.models.cores.side_by_side import side_by_side
 from pipeline.models.cores.spectra import (
     Axis,
     can_be_spectral,
-    chunk_size,
     correlate,
     empty_maps,
     multiply,
     multiply_conjugate,
+    shares,
     transform,
 )
 
-_SLOWER = 1.5
-"""How much longer than in a direct convolution a multiplication takes here (1.2 to 1.3 were measured)."""
+_SLOWER = 1.25
+"""How much longer than in a direct convolution a multiplication takes here (1.1 to 1.3 were measured)."""
+
+_LONGEST = 128
+"""Frames that a stretch of time makes at most, unless it is all of it."""
+
+_MOVED = 32
+"""How many multiplications take as long as moving one value of a spectrum does (24 to 47 were measured)."""
 
 
 class TemporalConv2d(nn.Conv2d):
@@ -46,8 +53,8 @@ class TemporalConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the filtered sequences, (batch, out channel, time, place), shorter by what the filters need."""
-        axis = _axis(input, self.weight, self.dilation[0])
-        if can_be_spectral(input, self.weight) and _saves(axis, self.weight):
+        whole = Axis(input.shape[2], self.weight.shape[2], self.dilation[0], 0)
+        if can_be_spectral(input, self.weight) and _saves(whole, self.weight):
             return spectral(input, self.weight, self.dilation[0])
         return super().forward(input)
 
@@ -74,65 +81,98 @@ def spectral(sequences: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     ConfigurationError
         If the filters are longer than the sequences.
     """
-    axis = _axis(sequences, weight, dilation)
-    axis.require_map()
-    filtered: Tensor = _Temporal.apply(sequences, weight, axis, chunk_size(weight))
+    whole = Axis(sequences.shape[2], weight.shape[2], dilation, 0)
+    whole.require_map()
+    stretch = _stretch(whole, *weight.shape[:2])
+    split = shares(sequences.shape[3], stretch.half, weight, len(sequences))
+    filtered: Tensor = _Temporal.apply(sequences, weight, stretch, split)
     return filtered
 
 
-def _saves(axis: Axis, weight: Tensor) -> bool:
+def _saves(whole: Axis, weight: Tensor) -> bool:
     """Tell whether spectra are the faster way."""
     out_channels, in_channels = weight.shape[:2]
-    pairs = in_channels * out_channels
-    transforms = 2 * axis.half * (axis.size * in_channels + axis.out_size * out_channels)
-    return axis.holds_map and _SLOWER * (transforms + 3 * axis.half * pairs) < axis.out_size * axis.taps * pairs
-
-
-def _axis(sequences: Tensor, weight: Tensor, dilation: int) -> Axis:
-    return _kept(Axis(sequences.shape[2], weight.shape[2], dilation, 0))
+    if not whole.holds_map:
+        return False
+    spectral = _cost(_stretch(whole, out_channels, in_channels), whole.out_size, out_channels, in_channels)
+    return _SLOWER * spectral < whole.out_size * whole.taps * in_channels * out_channels
 
 
 @lru_cache(maxsize=64)
-def _kept(axis: Axis) -> Axis:
-    """Return the equal axis that has its matrices already, if there is one."""
-    return axis
+def _stretch(whole: Axis, out_channels: int, in_channels: int) -> Axis:
+    """Return the stretch of time that is transformed as one; stretches overlap by what filters need."""
+    counts = {-(-whole.out_size // made) for made in range(1, _LONGEST)} | {1}
+    sizes = {-(-whole.out_size // count) + whole.lost for count in counts}
+    stretches = [Axis(size, whole.taps, whole.dilation, 0) for size in sorted(sizes)]
+    return min(stretches, key=lambda axis: _cost(axis, whole.out_size, out_channels, in_channels))
+
+
+def _cost(stretch: Axis, out_size: int, out_channels: int, in_channels: int) -> int:
+    """Return how many multiplications take as long as one place of a sequence that is shorter by the end."""
+    transforms = stretch.size * in_channels + stretch.out_size * out_channels
+    moved = _MOVED * (in_channels + out_channels)
+    products = 3 * in_channels * out_channels
+    return -(-out_size // stretch.out_size) * stretch.half * (2 * (transforms + moved) + products)
 
 
 class _Temporal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sequences: Tensor, weight: Tensor, axis: Axis, chunk: int) -> Tensor:
+    def forward(ctx: Any, sequences: Tensor, weight: Tensor, stretch: Axis, split: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(sequences, weight)
-        ctx.axis, ctx.chunk = axis, chunk
-        filtered = empty_maps(len(sequences), len(weight), axis.out_size, sequences.shape[3])
-        factors = _factors(axis, weight)
-        for part, made in _chunks(chunk, sequences, filtered):
-            _to_time(axis, multiply(_of_time(axis, part), factors), made)
+        ctx.stretch, ctx.split = stretch, split
+        filtered = empty_maps(len(sequences), len(weight), sequences.shape[2] - stretch.lost, sequences.shape[3])
+        chunks, workers = split
+        side_by_side(partial(_filter, stretch, _factors(stretch, weight)), _split(chunks, sequences, filtered), workers)
         return filtered
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sequences, weight = ctx.saved_tensors
-        axis: Axis = ctx.axis
+        stretch: Axis = ctx.stretch
         for_sequences, for_weight = ctx.needs_input_grad[:2]
-        factors = _factors(axis, weight)
-        products = torch.zeros_like(factors)
+        factors = _factors(stretch, weight)
         to_sequences = empty_maps(*sequences.shape)
-        for part, grads, made in _chunks(ctx.chunk, sequences, grad, to_sequences):
-            spectra = _of_time(axis, grads)
-            if for_weight:
-                correlate(_of_time(axis, part), spectra, products)
-            if for_sequences:
-                _to_time(axis, multiply_conjugate(spectra, factors), made)
-        taps = axis.real_tap_gradient.flatten(1) @ products.flatten(0, 1).flatten(1)
+        chunks, workers = ctx.split
+        work = partial(_add_gradients, stretch, factors, for_sequences, for_weight)
+        products = torch.stack(side_by_side(work, _split(chunks, sequences, grad, to_sequences), workers)).sum(0)
+        taps = stretch.real_tap_gradient.flatten(1) @ products.flatten(0, 1).flatten(1)
         to_weight = taps.view(-1, *factors.shape[2:]).permute(2, 1, 0).unsqueeze(3)
         return to_sequences if for_sequences else None, to_weight if for_weight else None, None, None
 
 
-def _chunks(size: int, *sequences: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Give the same places of all sequences, of one item of the batch after the other, (time, place, channel)."""
-    for items in zip(*(of.permute(0, 2, 3, 1) for of in sequences), strict=True):
-        yield from zip(*(item.split(size, dim=1) for item in items), strict=True)
+def _split(chunks: int, *sequences: Tensor) -> list[tuple[Tensor, ...]]:
+    """Return the same places of all sequences, of one item of the batch after the other, (time, place, channel)."""
+    split = ([of for item in each.permute(0, 2, 3, 1) for of in item.tensor_split(chunks, dim=1)] for each in sequences)
+    return list(zip(*split, strict=True))
+
+
+def _filter(stretch: Axis, factors: Tensor, chunks: Sequence[tuple[Tensor, ...]]) -> None:
+    """Fill in the second of each chunk, what is made of the first."""
+    for sequences, filtered in chunks:
+        for start in range(0, len(filtered), stretch.out_size):
+            made = filtered[start : start + stretch.out_size]
+            spectra = multiply(_of_time(stretch, sequences[start : start + stretch.size]), factors)
+            made.copy_(_to_time(stretch, spectra, len(made)))
+
+
+def _add_gradients(
+    stretch: Axis, factors: Tensor, for_sequences: bool, for_weight: bool, chunks: Sequence[tuple[Tensor, ...]]
+) -> Tensor:
+    """Return the products for the gradient of the filters, and fill in the third of each chunk, that of the first."""
+    products = torch.zeros_like(factors)
+    for sequences, grads, to_sequences in chunks:
+        for start in range(0, len(grads), stretch.out_size):
+            spectra = _of_time(stretch, grads[start : start + stretch.out_size])
+            if for_weight:
+                correlate(_of_time(stretch, sequences[start : start + stretch.size]), spectra, products)
+            if for_sequences:
+                made = to_sequences[start : start + stretch.size]
+                gradient = _to_time(stretch, multiply_conjugate(spectra, factors), len(made))
+                shared = stretch.lost if start else 0
+                made[:shared] += gradient[:shared]
+                made[shared:] = gradient[shared:]
+    return products
 
 
 def _factors(axis: Axis, weight: Tensor) -> Tensor:
@@ -144,11 +184,11 @@ def _factors(axis: Axis, weight: Tensor) -> Tensor:
 def _of_time(axis: Axis, sequences: Tensor) -> Tensor:
     """Return the spectra of (time, place, channel), (part, half, place, channel)."""
     time, place, channel = sequences.shape
-    spectra = transform(axis.of_real[..., :time].flatten(0, 1), sequences.reshape(time, -1))
-    return spectra.view(2, axis.half, place, channel)
+    spectra = transform(axis.of_real[..., :time].flatten(0, 1), sequences.transpose(0, 1))
+    return spectra.view(place, 2, axis.half, channel).permute(1, 2, 0, 3)
 
 
-def _to_time(axis: Axis, spectra: Tensor, sequences: Tensor) -> None:
-    """Transform spectra back into ``sequences`` (time, place, channel)."""
-    matrix = axis.to_real[: len(sequences)].flatten(1)
-    sequences.copy_(transform(matrix, spectra.view(2 * axis.half, -1)).view_as(sequences))
+def _to_time(axis: Axis, spectra: Tensor, time: int) -> Tensor:
+    """Transform spectra back into (time, place, channel)."""
+    matrix = axis.to_real[:time].flatten(1)
+    return transform(matrix, spectra.flatten(0, 1).transpose(0, 1)).transpose(0, 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, spatial, temporal
+from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, spatial, spectra, temporal
 from pipeline.models.cores.base import CoreConfiguration
+from pipeline.models.cores.side_by_side import side_by_side, workers
 from pipeline.models.cores.spatial import SpatialConv2d
+from pipeline.models.cores.spectra import Axis
 from pipeline.models.cores.temporal import TemporalConv2d
 
 FRAMES = [  # height, width, rows and columns of filters, padding, dilation
@@ -69,6 +73,30 @@ def test_convolution_over_time(frames: int, taps: int, dilation: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("frames", "taps", "dilation"), [*SEQUENCES, (23, 3, 1), (40, 4, 3), (6, 6, 1)])
+def test_long_sequences_are_transformed_in_stretches(
+    frames: int, taps: int, dilation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Axis(frames, taps, dilation, 0)
+    monkeypatch.setattr(temporal, "_stretch", lambda *_: Axis(min(4 + whole.lost, frames), taps, dilation, 0))
+    torch.manual_seed(8)
+    _check(
+        lambda sequences, weight: temporal.spectral(sequences, weight, dilation),
+        lambda sequences, weight: F.conv2d(sequences, weight, dilation=(dilation, 1)),
+        (2, 3, frames, 10),
+        (4, 3, taps, 1),
+    )
+
+
+def test_stretches_cover_a_sequence_evenly() -> None:
+    for frames in (9, 66, 67, 300, 3000):
+        whole = Axis(frames, 5, 1, 0)
+        stretch = temporal._stretch(whole, 128, 128)
+        count = -(-whole.out_size // stretch.out_size)
+        assert stretch.out_size * count - whole.out_size < count
+        assert stretch.out_size < temporal._LONGEST
+
+
 def test_more_frames_and_places_than_are_transformed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.models.cores.spectra._CHUNK_VALUES", 8)
     torch.manual_seed(3)
@@ -76,16 +104,78 @@ def test_more_frames_and_places_than_are_transformed_together(monkeypatch: pytes
     _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
 
 
-@pytest.mark.parametrize("threads", [2, 5])
-def test_several_threads(threads: int) -> None:
+@pytest.fixture(params=[2, 5, 12])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Give PyTorch some threads, and little work to each worker."""
+    monkeypatch.setattr("pipeline.models.cores.spectra._CHUNK_VALUES", 8)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def _check_both() -> None:
+    torch.manual_seed(7)
+    _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
+    _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+
+
+def test_several_threads(threads: int) -> None:
+    _check_both()
+    assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == threads
+
+
+def test_little_work_is_not_shared_out() -> None:
+    weight = torch.zeros(64, 64, 7, 7)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     try:
-        torch.manual_seed(7)
-        _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
-        _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+        assert spectra.shares(64, 31, weight) == (1, 1)
+        assert spectra.shares(500, 31, weight) == (4, 2)
+        assert spectra.shares(100, 20, weight, items=1) == (1, 1)
+        assert spectra.shares(100, 20, weight, items=8) == (1, 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_several_threads_give_the_same_each_time(threads: int) -> None:
+    frames, weight = torch.randn(20, 3, 6, 5), torch.randn(4, 3, 3, 3, requires_grad=True)
+    first, *others = (torch.autograd.grad(spatial.spectral(frames, weight).square().sum(), weight) for _ in range(5))
+    assert all(torch.equal(first[0], other[0]) for other in others)
+
+
+def test_several_threads_in_inference(threads: int) -> None:
+    frames, weight = torch.randn(7, 3, 6, 5), torch.randn(4, 3, 3, 3)
+    with torch.inference_mode():
+        found = spatial.spectral(frames, weight)
+    _assert_close(found, F.conv2d(frames.double(), weight.double()))
+
+
+def test_shares_after_a_fork(threads: int) -> None:
+    side_by_side(sum, range(20), workers())
+    child = multiprocessing.get_context("fork").Process(target=side_by_side, args=(sum, range(20), workers()))
+    child.start()
+    child.join(60)
+    hangs = child.is_alive()
+    child.kill()
+    assert not hangs and child.exitcode == 0
+
+
+def test_a_share_that_fails_is_told(threads: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda share: [1 // number for number in share], range(10), workers())
+
+
+def test_shares_are_whole_and_record_no_gradients(threads: int) -> None:
+    learned = torch.ones(1, requires_grad=True)
+    shares = side_by_side(
+        lambda share: [(number, (learned * number).requires_grad) for number in share], range(11), workers()
+    )
+    assert sorted(number for share in shares for number, _ in share) == list(range(11))
+    assert not any(recorded for share in shares for _, recorded in share)
+    assert len(shares) == workers() > 1
 
 
 def test_sizes_that_a_circular_convolution_cannot_hold_are_refused() -> None:
@@ -140,9 +230,10 @@ def test_the_faster_way_is_taken() -> None:
     assert _is_spectral(SpatialConv2d(64, 64, 7, padding=3, bias=False)(LARGE))
     assert not _is_spectral(SpatialConv2d(64, 64, 3, padding=1, bias=False)(LARGE))
     assert not _is_spectral(SpatialConv2d(64, 4, 3, padding=1, bias=False)(LARGE))
+    assert not _is_spectral(SpatialConv2d(8, 8, 13, bias=False)(LARGE[:, :8]))
     assert not _is_spectral(SpatialConv2d(1, 64, 7, bias=False)(LARGE[:, :1]))
     assert _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 66, 4)))
-    assert not _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 300, 4)))
+    assert _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 3000, 1)))
     assert not _is_spectral(TemporalConv2d(16, 16, 5, 1)(torch.zeros(1, 16, 66, 4)))
 
 
