@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import torch
@@ -154,7 +154,7 @@ class _Plan:
         frame, channel, height, width = frames.shape
         matrix = self.columns.to_real[:width].transpose(1, 2).flatten(1)
         made = frames.permute(0, 2, 3, 1).view(frame * height, width, channel)
-        torch.bmm(matrix.expand(len(made), -1, -1), transformed.view(frame * height, -1, channel), out=made)
+        transform(matrix, transformed.view(frame * height, -1, channel), out=made)
 
     def along_height(self, transformed: Tensor, across: int) -> Tensor:
         """Return the spectra at one frequency across."""
@@ -202,7 +202,7 @@ class _Spatial(torch.autograd.Function):
         chunks, workers = ctx.split
         work = partial(_add_gradients, plan, factors, for_weight)
         products = side_by_side(work, _split(chunks, frames, grad, to_frames), workers)
-        to_weight = plan.tap_gradient(torch.stack(products).sum(0)) if for_weight else None
+        to_weight = plan.tap_gradient(reduce(Tensor.add_, products)) if for_weight else None
         return to_frames if for_frames else None, to_weight, None, None
 
 

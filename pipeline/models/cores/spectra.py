@@ -211,13 +211,13 @@ def empty_maps(batch: int, channel: int, height: int, width: int) -> Tensor:
     return torch.empty(batch, height, width, channel).permute(0, 3, 1, 2)
 
 
-def transform(matrix: Tensor, values: Tensor) -> Tensor:
+def transform(matrix: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the product of (frequency or place, place or frequency) with each of (item, place or frequency, channel).
 
     One product for each item: MKL shares out one large product, of few rows and very many columns, so badly that two
     threads take longer than one.
     """
-    return torch.bmm(matrix.expand(len(values), -1, -1), values)
+    return torch.bmm(matrix.expand(len(values), -1, -1), values, out=out)
 
 
 def multiply(spectra: Tensor, factors: Tensor) -> Tensor:

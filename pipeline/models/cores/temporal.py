@@ -7,7 +7,7 @@ in double precision as those of `torch.nn.functional.conv2d`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def _stretch(whole: Axis, out_channels: int, in_channels: int) -> Axis:
 
 
 def _cost(stretch: Axis, out_size: int, out_channels: int, in_channels: int) -> int:
-    """Return how many multiplications take as long as one place of a sequence that is shorter by the end."""
+    """Return how many multiplications take as long as one place, of which filters leave so many frames."""
     transforms = stretch.size * in_channels + stretch.out_size * out_channels
     moved = _MOVED * (in_channels + out_channels)
     products = 3 * in_channels * out_channels
@@ -135,7 +135,7 @@ class _Temporal(torch.autograd.Function):
         to_sequences = empty_maps(*sequences.shape)
         chunks, workers = ctx.split
         work = partial(_add_gradients, stretch, factors, for_sequences, for_weight)
-        products = torch.stack(side_by_side(work, _split(chunks, sequences, grad, to_sequences), workers)).sum(0)
+        products = reduce(Tensor.add_, side_by_side(work, _split(chunks, sequences, grad, to_sequences), workers))
         taps = stretch.real_tap_gradient.flatten(1) @ products.flatten(0, 1).flatten(1)
         to_weight = taps.view(-1, *factors.shape[2:]).permute(2, 1, 0).unsqueeze(3)
         return to_sequences if for_sequences else None, to_weight if for_weight else None, None, None
