@@ -28,16 +28,26 @@ def workers() -> int:
 
 
 def side_by_side(work: Callable[[Sequence[Chunk]], Result], chunks: Sequence[Chunk], count: int) -> list[Result]:
-    """Return what each of some workers makes of its share of the chunks; which these are is always the same.
+    """Return what each worker makes of its share of the chunks; which these are is always the same.
 
-    ``work`` needs no gradients; it must not write where another share does.
+    Parameters
+    ----------
+    work : callable
+        Given some chunks. Gradients are not recorded in it, and it must not write where another share does.
+    chunks : sequence
+    count : int
+        Workers: 1, the caller itself, or as many as `workers` says.
+
+    Raises
+    ------
+    Exception
+        What ``work`` raised for the first share that failed.
     """
     if count == 1:
         return [work(chunks)]
     shares = [chunks[first::count] for first in range(min(count, len(chunks)))]
-    return list(
-        _pool(torch.get_num_threads()).map(partial(_without_gradients, work, torch.is_inference_mode_enabled()), shares)
-    )
+    unrecorded = partial(_without_gradients, work, torch.is_inference_mode_enabled())
+    return list(_pool(torch.get_num_threads()).map(unrecorded, shares))
 
 
 def _without_gradients(work: Callable[[Sequence[Chunk]], Result], inference: bool, share: Sequence[Chunk]) -> Result:

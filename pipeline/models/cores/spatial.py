@@ -31,7 +31,7 @@ _SLOWER = 2.2
 """How much longer than in a direct convolution a multiplication takes here (1.9 to 2.1 were measured)."""
 
 _NARROW = 32
-"""Channels, of frames and maps, below which the products of matrices are too small."""
+"""Channels, of frames and maps, below which matrices are too small (0.6 to 0.75 of the direct speed with 16)."""
 
 
 class SpatialConv2d(nn.Conv2d):
@@ -94,7 +94,7 @@ class _Plan:
 
     Frames are transformed along their width first; as they are real, half of these frequencies say all. What follows
     is done for one frequency ``across`` after the other. Frames and maps that are transformed along their width are
-    (height, across, part, frame, channel); spectra at one frequency across are (part, down, frame, channel).
+    (frame, height, across, part, channel); spectra at one frequency across are (part, down, frame, channel).
     """
 
     rows: Axis

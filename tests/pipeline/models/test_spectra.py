@@ -62,15 +62,19 @@ def test_convolution_over_frames(height: int, width: int, rows: int, columns: in
     )
 
 
-@pytest.mark.parametrize(("frames", "taps", "dilation"), SEQUENCES)
-def test_convolution_over_time(frames: int, taps: int, dilation: int) -> None:
-    torch.manual_seed(2)
+def _check_time(frames: int, taps: int, dilation: int) -> None:
     _check(
         lambda sequences, weight: temporal.spectral(sequences, weight, dilation),
         lambda sequences, weight: F.conv2d(sequences, weight, dilation=(dilation, 1)),
         (2, 3, frames, 10),
         (4, 3, taps, 1),
     )
+
+
+@pytest.mark.parametrize(("frames", "taps", "dilation"), SEQUENCES)
+def test_convolution_over_time(frames: int, taps: int, dilation: int) -> None:
+    torch.manual_seed(2)
+    _check_time(frames, taps, dilation)
 
 
 @pytest.mark.parametrize(("frames", "taps", "dilation"), [*SEQUENCES, (23, 3, 1), (40, 4, 3), (6, 6, 1)])
@@ -80,12 +84,7 @@ def test_long_sequences_are_transformed_in_stretches(
     whole = Axis(frames, taps, dilation, 0)
     monkeypatch.setattr(temporal, "_stretch", lambda *_: Axis(min(4 + whole.lost, frames), taps, dilation, 0))
     torch.manual_seed(8)
-    _check(
-        lambda sequences, weight: temporal.spectral(sequences, weight, dilation),
-        lambda sequences, weight: F.conv2d(sequences, weight, dilation=(dilation, 1)),
-        (2, 3, frames, 10),
-        (4, 3, taps, 1),
-    )
+    _check_time(frames, taps, dilation)
 
 
 def test_stretches_cover_a_sequence_evenly() -> None:
