@@ -1,8 +1,8 @@
 """What every core is, and the memory layout that all share.
 
-All cores work on movies folded into the layout (batch, time, height, width, channel) in memory: convolutions over space
-see (batch * time, channel, height, width) and convolutions over time (batch, channel, time, height * width), both in
-PyTorch's channels-last format and both without a copy.
+Channels come last in memory. Most cores work on movies that lie by frames, (batch, time, height, width, channel), of
+which convolutions over space see (batch * time, channel, height, width) without a copy. For convolutions over time
+movies lie by places, (width, height, batch, time, channel), and are seen as (width * height * batch, channel, 1, time).
 """
 
 from __future__ import annotations
@@ -105,6 +105,23 @@ def to_videos(frames: Tensor, batch: int) -> Tensor:
     folded, channel, height, width = frames.shape
     videos = frames.permute(0, 2, 3, 1).reshape(batch, folded // batch, height, width, channel)
     return videos.permute(0, 4, 1, 2, 3)
+
+
+def to_sequences(frames: Tensor, batch: int) -> Tensor:
+    """Line up what each place sees over time: (batch * time, channel, height, width) to (sequence, channel, 1, time).
+
+    Sequences lie by places, (width, height, batch) in this order; no copy is made of frames that do.
+    """
+    folded, channel, height, width = frames.shape
+    sequences = frames.permute(3, 2, 0, 1).reshape(width * height * batch, 1, folded // batch, channel)
+    return sequences.permute(0, 3, 1, 2)
+
+
+def from_sequences(sequences: Tensor, height: int, width: int) -> Tensor:
+    """Return the movies of sequences: (sequence, channel, 1, time) to (batch, channel, time, height, width)."""
+    count, channel, _, time = sequences.shape
+    videos = sequences.permute(0, 2, 3, 1).reshape(width, height, count // (width * height), time, channel)
+    return videos.permute(2, 4, 3, 1, 0)
 
 
 def channels_last(module: nn.Module) -> None:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from pipeline.configuration import setting
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores.base import Core, CoreConfiguration, channels_last, refuse_even, to_frames
+from pipeline.models.cores.base import (
+    Core,
+    CoreConfiguration,
+    channels_last,
+    from_sequences,
+    refuse_even,
+    to_frames,
+    to_sequences,
+)
 from pipeline.models.cores.geometry import Stack, for_each_layer, refuse_skipping_points
 from pipeline.models.cores.spatial import SpatialConv2d
 from pipeline.models.cores.temporal import TemporalConv2d
@@ -34,13 +42,11 @@ class _FactorizedLayer(nn.Module):
         self.nonlinearity = nn.ELU(inplace=True) if elu else nn.Identity()  # nothing else needs what it overwrites
 
     def forward(self, videos: Tensor, padded: bool = True) -> Tensor:
-        batch, _, time, _, _ = videos.shape
         frames = to_frames(videos)
-        frames = self.spatial(frames) if padded else unpadded(self.spatial, frames)
-        _, channel, height, width = frames.shape
-        rows = frames.permute(0, 2, 3, 1).reshape(batch, time, height * width, channel)
-        features = self.nonlinearity(self.norm(self.temporal(rows.permute(0, 3, 1, 2))))
-        return features.unflatten(3, (height, width))
+        maps = self.spatial.in_any_layout(frames) if padded else unpadded(self.spatial, frames)
+        sequences = to_sequences(maps, len(videos))
+        features = self.nonlinearity(self.norm(self.temporal(sequences)))
+        return from_sequences(features, maps.shape[2], maps.shape[3])
 
     def local(self, source: int) -> LocalLayer:
         """Return this as a `LocalLayer`."""

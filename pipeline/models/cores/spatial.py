@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,20 +15,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pipeline.models.cores.side_by_side import side_by_side
+from pipeline.models.cores.products import product
+from pipeline.models.cores.side_by_side import side_by_side, workers
 from pipeline.models.cores.spectra import (
     Axis,
     can_be_spectral,
     correlate,
-    empty_maps,
+    filter_blocks,
+    from_filter_blocks,
     multiply,
-    multiply_conjugate,
-    shares,
-    transform,
+    paired,
 )
 
-_SLOWER = 2.2
-"""How much longer than in a direct convolution a multiplication takes here (1.9 to 2.1 were measured)."""
+_TRANSFORM, _PRODUCT, _FILTER = 2.6, 2.2, 12.0
+"""How much longer than in a direct convolution a multiplication takes: in transforms of frames and maps, in products of
+spectra, and where those of filters are made."""
+
+_FRAMES = 1024
+"""Frames that are transformed together at most; half as many or more, so that products are large."""
 
 _NARROW = 32
 """Channels, of frames and maps, below which matrices are too small (0.6 to 0.75 of the direct speed with 16)."""
@@ -38,7 +42,12 @@ class SpatialConv2d(nn.Conv2d):
     """A convolution over each frame, in whichever way is faster; parameters and results are `torch.nn.Conv2d`'s."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the filtered frames, (frame, out channel, height, width)."""
+        """Return the filtered frames, (frame, out channel, height, width), in one of PyTorch's layouts."""
+        maps = self.in_any_layout(input)
+        return maps if maps.is_contiguous() else maps.contiguous(memory_format=torch.channels_last)
+
+    def in_any_layout(self, input: Tensor) -> Tensor:
+        """Return what `forward` returns, as it lies in memory."""
         if self.stride != (1, 1) or self.groups != 1 or self.padding[0] != self.padding[1]:
             return super().forward(input)
         return convolve(input, self.weight, self.bias, int(self.padding[0]), self.dilation[0])
@@ -63,7 +72,7 @@ def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding
     Returns
     -------
     Tensor
-        (frame, out channel, height, width).
+        (frame, out channel, height, width), in memory by frames or by places, with channels last.
     """
     if can_be_spectral(frames, weight) and _Plan.of(frames, weight, padding, dilation).saves(len(frames)):
         return spectral(frames, weight, bias, padding, dilation)
@@ -73,7 +82,8 @@ def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding
 def spectral(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, dilation: int = 1) -> Tensor:
     """Return what `convolve` returns, by way of spectra.
 
-    Parameters are those of `convolve`, in single precision; channels last in memory is fastest, and is how results lie.
+    Parameters are those of `convolve`, in single precision. Results lie by places, (width, height, frame, channel) in
+    memory; for frames, too, this is the fastest layout.
 
     Raises
     ------
@@ -83,8 +93,7 @@ def spectral(frames: Tensor, weight: Tensor, bias: Tensor | None = None, padding
     plan = _Plan.of(frames, weight, padding, dilation)
     plan.rows.require_map()
     plan.columns.require_map()
-    split = shares(len(frames), plan.rows.length, weight)
-    maps: Tensor = _Spatial.apply(frames, weight, plan, split)
+    maps: Tensor = _Spatial.apply(frames, weight, plan)
     return maps if bias is None else maps + bias[:, None, None]
 
 
@@ -94,7 +103,7 @@ class _Plan:
 
     Frames are transformed along their width first; as they are real, half of these frequencies say all. What follows
     is done for one frequency ``across`` after the other. Frames and maps that are transformed along their width are
-    (frame, height, across, part, channel); spectra at one frequency across are (part, down, frame, channel).
+    (across, part * height, frame * channel): there, each further transform is one large product of matrices.
     """
 
     rows: Axis
@@ -118,61 +127,29 @@ class _Plan:
         frequencies = self.columns.half * self.rows.length
         transforms = self.in_channels * self._transform(self.rows.size, self.columns.size)
         transforms += self.out_channels * self._transform(self.rows.out_size, self.columns.out_size)
-        of_filters = 6 * frequencies * self.rows.taps * pairs
-        spectral = frames * (transforms + 3 * frequencies * pairs) + of_filters
-        return _SLOWER * spectral < frames * self.rows.out_size * self.columns.out_size * taps * pairs
+        spectral = frames * (_TRANSFORM * transforms + _PRODUCT * 4 * frequencies * pairs)
+        spectral += _FILTER * 8 * frequencies * self.rows.taps * pairs
+        return spectral < frames * self.rows.out_size * self.columns.out_size * taps * pairs
 
     def _transform(self, height: int, width: int) -> int:
         """Return the multiplications for one channel of one frame."""
         return 2 * self.columns.half * height * (width + 2 * self.rows.length)
 
-    def factors(self, weight: Tensor) -> Tensor:
-        """Return the factors for each frequency across, (across, 3, down, in channel, out channel)."""
+    def taps_along_width(self, weight: Tensor) -> Tensor:
+        """Return the filters transformed along their width, (across, part * row, in channel * out channel)."""
         out_channel, in_channel, tall, wide = weight.shape
-        taps = weight.permute(3, 2, 1, 0).reshape(wide, -1)
-        along_width = (self.columns.taps_of_real.flatten(0, 1) @ taps).view(self.columns.half, 2 * tall, -1)
-        factors = torch.matmul(self.rows.factors.flatten(2).flatten(0, 1), along_width)
-        return factors.view(self.columns.half, 3, self.rows.length, in_channel, out_channel)
+        taps = product(self.columns.of_real_taps, weight.permute(3, 2, 1, 0).reshape(wide, -1))
+        return taps.view(self.columns.half, 2 * tall, in_channel * out_channel)
 
-    def tap_gradient(self, products: Tensor) -> Tensor:
-        """Return the gradient of the taps (out channel, in channel, row, column) from products like the factors."""
-        across, _, _, in_channel, out_channel = products.shape
-        matrix = self.rows.tap_gradient.flatten(2).flatten(0, 1)
-        along_width = torch.matmul(matrix, products.view(across, 3 * self.rows.length, -1))
-        taps = self.columns.taps_to_real.flatten(1) @ along_width.view(2 * across, -1)
-        return taps.view(self.columns.taps, self.rows.taps, in_channel, out_channel).permute(3, 2, 1, 0)
+    def from_taps_along_width(self, grads: Tensor) -> Tensor:
+        """Return the gradient of the filters, (out channel, in channel, row, column)."""
+        taps = product(self.columns.of_real_taps.t(), grads.view(2 * self.columns.half, -1))
+        shape = self.columns.taps, self.rows.taps, self.in_channels, self.out_channels
+        return taps.view(shape).permute(3, 2, 1, 0)
 
-    def along_width(self, frames: Tensor) -> Tensor:
-        """Transform frames, or maps, (frame, channel, height, width) along their width."""
-        frame, channel, height, width = frames.shape
-        matrix = self.columns.of_real[..., :width].transpose(0, 1).flatten(0, 1)
-        transformed = transform(matrix, frames.permute(0, 2, 3, 1).reshape(frame * height, width, channel))
-        return transformed.view(frame, height, self.columns.half, 2, channel)
-
-    def from_along_width(self, transformed: Tensor, frames: Tensor) -> None:
-        """Transform back into ``frames`` (frame, channel, height, width)."""
-        frame, channel, height, width = frames.shape
-        matrix = self.columns.to_real[:width].transpose(1, 2).flatten(1)
-        made = frames.permute(0, 2, 3, 1).view(frame * height, width, channel)
-        transform(matrix, transformed.view(frame * height, -1, channel), out=made)
-
-    def along_height(self, transformed: Tensor, across: int) -> Tensor:
-        """Return the spectra at one frequency across."""
-        frame, height, _, _, channel = transformed.shape
-        matrix = self.rows.of_complex[:, :, :height].flatten(2).flatten(0, 1)
-        spectra = transform(matrix, transformed[:, :, across].reshape(frame, 2 * height, channel))
-        return spectra.view(frame, 2, self.rows.length, channel).permute(1, 2, 0, 3)
-
-    def from_along_height(self, spectra: Tensor, transformed: Tensor, across: int) -> None:
-        """Transform the spectra at one frequency across back into ``transformed``."""
-        made = transformed[:, :, across]
-        matrix = self.rows.to_complex[: made.shape[1]].flatten(2).flatten(0, 1)
-        made.copy_(transform(matrix, spectra.flatten(0, 1).transpose(0, 1)).view_as(made))
-
-    def room(self, frames: Tensor) -> Tensor:
-        """Return an empty tensor for these frames, transformed along their width."""
-        frame, channel, height, _ = frames.shape
-        return frames.new_empty(frame, height, self.columns.half, 2, channel)
+    def blocks(self, taps: Tensor) -> Tensor:
+        """Return the matrices of the filters at one frequency across, from its taps along the height."""
+        return filter_blocks(product(self.rows.of_complex_taps, taps), self.in_channels, self.out_channels)
 
 
 @lru_cache(maxsize=64)
@@ -181,15 +158,27 @@ def _planned(plan: _Plan) -> _Plan:
     return plan
 
 
+def _along_width(matrix: Tensor, frames: Tensor) -> Tensor:
+    """Transform frames, or maps, (frame, channel, height, width) to (across, part * height, frame * channel)."""
+    frame, channel, height, width = frames.shape
+    transformed = product(matrix, frames.permute(3, 2, 0, 1).reshape(width, -1))
+    return transformed.view(len(matrix) // 2, 2 * height, frame * channel)
+
+
+def _from_along_width(matrix: Tensor, transformed: Tensor, channel: int) -> Tensor:
+    """Transform back into frames, or maps, that lie by places, (width, height, frame, channel)."""
+    half, doubled, values = transformed.shape
+    made = product(matrix, transformed.view(2 * half, -1))
+    return made.view(len(made), doubled // 2, values // channel, channel)
+
+
 class _Spatial(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, weight: Tensor, plan: _Plan, split: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, weight: Tensor, plan: _Plan) -> Tensor:
         ctx.save_for_backward(frames, weight)
-        ctx.plan, ctx.split = plan, split
-        maps = empty_maps(len(frames), plan.out_channels, plan.rows.out_size, plan.columns.out_size)
-        chunks, workers = split
-        side_by_side(partial(_convolve, plan, plan.factors(weight)), _split(chunks, frames, maps), workers)
-        return maps
+        ctx.plan = plan
+        taps = plan.taps_along_width(weight)
+        return _joined([_convolve(plan, taps, part) for part in _parts(frames)])
 
     @staticmethod
     @once_differentiable
@@ -197,48 +186,66 @@ class _Spatial(torch.autograd.Function):
         frames, weight = ctx.saved_tensors
         plan: _Plan = ctx.plan
         for_frames, for_weight = ctx.needs_input_grad[:2]
-        factors = plan.factors(weight) if for_frames else None
-        to_frames = empty_maps(*frames.shape)
-        chunks, workers = ctx.split
-        work = partial(_add_gradients, plan, factors, for_weight)
-        products = side_by_side(work, _split(chunks, frames, grad, to_frames), workers)
-        to_weight = plan.tap_gradient(reduce(Tensor.add_, products)) if for_weight else None
-        return to_frames if for_frames else None, to_weight, None, None
+        taps = plan.taps_along_width(weight)
+        to_taps = torch.zeros_like(taps) if for_weight else None
+        to_frames = [
+            _gradients(plan, taps, part, of_maps, for_frames, to_taps)
+            for part, of_maps in zip(_parts(frames), _parts(grad), strict=True)
+        ]
+        to_weight = None if to_taps is None else plan.from_taps_along_width(to_taps)
+        return _lying_as(frames, _joined(to_frames)) if for_frames else None, to_weight, None
 
 
-def _split(chunks: int, *frames: Tensor) -> list[tuple[Tensor, ...]]:
-    """Return the same of all frames, or maps, together."""
-    return list(zip(*(of.tensor_split(chunks) for of in frames), strict=True))
+def _parts(frames: Tensor) -> tuple[Tensor, ...]:
+    """Return frames, or maps, in the parts that are worked on one after the other."""
+    return frames.tensor_split(-(-len(frames) // _FRAMES))
 
 
-def _convolve(plan: _Plan, factors: Tensor, chunks: Sequence[tuple[Tensor, ...]]) -> None:
-    """Fill in the second of each chunk, the maps of the first."""
-    for frames, maps in chunks:
-        transformed, back = plan.along_width(frames), plan.room(maps)
-        for across in range(plan.columns.half):
-            spectra = multiply(plan.along_height(transformed, across), factors[across])
-            plan.from_along_height(spectra, back, across)
-        plan.from_along_width(back, maps)
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return (frame, channel, height, width) of parts that lie by places."""
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).permute(2, 3, 1, 0)
 
 
-def _add_gradients(
-    plan: _Plan, factors: Tensor | None, for_weight: bool, chunks: Sequence[tuple[Tensor, ...]]
+def _lying_as(frames: Tensor, made: Tensor) -> Tensor:
+    """Return what was made in the memory layout of frames, in which those who get it compute."""
+    by_frames = frames.is_contiguous(memory_format=torch.channels_last)
+    return made.contiguous(memory_format=torch.channels_last) if by_frames else made
+
+
+def _convolve(plan: _Plan, taps: Tensor, frames: Tensor) -> Tensor:
+    """Return the maps of frames, by places."""
+    rows, columns = plan.rows, plan.columns
+    spectra = _along_width(columns.of_real, frames)
+    made = spectra.new_empty(columns.half, 2 * rows.out_size, len(frames) * plan.out_channels)
+
+    def work(share: Sequence[int]) -> None:
+        for across in share:
+            here = paired(product(rows.of_complex, spectra[across]), plan.in_channels)
+            made[across] = product(rows.to_complex, multiply(here, plan.blocks(taps[across])))
+
+    side_by_side(work, range(columns.half), workers())
+    return _from_along_width(columns.to_real, made, plan.out_channels)
+
+
+def _gradients(
+    plan: _Plan, taps: Tensor, frames: Tensor, grads: Tensor, for_frames: bool, to_taps: Tensor | None
 ) -> Tensor:
-    """Return the products for the gradient of the filters, and fill in the third of each chunk, that of the first.
+    """Return the gradient of frames, by places, or anything unless wanted; add to that of the taps along the width."""
+    rows, columns = plan.rows, plan.columns
+    of_maps = _along_width(columns.to_real.t(), grads)
+    spectra = of_maps if to_taps is None else _along_width(columns.of_real, frames)
+    made = of_maps.new_empty((columns.half, 2 * rows.size, len(frames) * plan.in_channels) if for_frames else 0)
 
-    Products are 0 unless that gradient is wanted; nothing is filled in without factors.
-    """
-    sizes = (plan.columns.half, 3, plan.rows.length, plan.in_channels, plan.out_channels)
-    products = torch.zeros(sizes if for_weight else 0)
-    for frames, grads, to_frames in chunks:
-        grads_along_width, back = plan.along_width(grads), plan.room(frames)
-        frames_along_width = plan.along_width(frames) if for_weight else None
-        for across in range(plan.columns.half):
-            spectra = plan.along_height(grads_along_width, across)
-            if frames_along_width is not None:
-                correlate(plan.along_height(frames_along_width, across), spectra, products[across])
-            if factors is not None:
-                plan.from_along_height(multiply_conjugate(spectra, factors[across]), back, across)
-        if factors is not None:
-            plan.from_along_width(back, to_frames)
-    return products
+    def work(share: Sequence[int]) -> None:
+        for across in share:
+            theirs = paired(product(rows.to_complex.t(), of_maps[across]), plan.out_channels)
+            if to_taps is not None:
+                here = paired(product(rows.of_complex, spectra[across]), plan.in_channels)
+                blocks = from_filter_blocks(correlate(here, theirs))
+                to_taps[across] += product(rows.of_complex_taps.t(), blocks)
+            if for_frames:
+                back = multiply(theirs, plan.blocks(taps[across]).transpose(1, 2))
+                made[across] = product(rows.of_complex.t(), back)
+
+    side_by_side(work, range(columns.half), workers())
+    return _from_along_width(columns.of_real.t(), made, plan.in_channels) if for_frames else made

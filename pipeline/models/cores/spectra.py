@@ -3,7 +3,7 @@
 By the convolution theorem a convolution is a product of spectra, where a filter costs one complex product for each
 frequency and pair of channels, however many taps it has. Axes are short here, so that their discrete Fourier
 transforms are products with matrices, which run at a processor's full speed; `torch.fft` takes two to three times as
-long. Complex products take three real ones, after Gauss.
+long. All steps are linear, so that gradients go through the same matrices turned round.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores.side_by_side import workers
-
-_CHUNK_VALUES = 2**19
-"""Values of spectra that a thread works on together, so that they stay in its cache."""
+from pipeline.models.cores.products import products
 
 
 @dataclass(frozen=True)
@@ -91,85 +88,54 @@ class Axis:
         angles = turns.to(torch.float64) * (2 * math.pi / self.length)
         return angles.cos(), angles.sin()
 
-    @cached_property
-    def _place_waves(self) -> tuple[Tensor, Tensor]:
-        return self._waves(torch.arange(self.length))
-
-    @cached_property
-    def _tap_waves(self) -> tuple[Tensor, Tensor]:
+    def _waves_of_taps(self) -> tuple[Tensor, Tensor]:
         return self._waves(torch.arange(self.taps) * self.dilation - self.padding)
 
     @cached_property
-    def _weight(self) -> Tensor:
-        """(half,): of each frequency in the transform back, where most stand for two."""
-        counted = torch.full((self.half,), 2.0, dtype=torch.float64)
-        counted[0] = 1
-        if self.length % 2 == 0:
-            counted[-1] = 1
-        return counted / self.length
-
-    @cached_property
     def of_real(self) -> Tensor:
-        """(part, half, place): transforms real values."""
-        cos, sin = (wave[: self.half] for wave in self._place_waves)
-        return torch.stack([cos, -sin]).float()
+        """(half * part, place): transforms real values."""
+        cos, sin = self._waves(torch.arange(self.size))
+        return _interleaved(cos, -sin)[: 2 * self.half].float()
 
     @cached_property
     def to_real(self) -> Tensor:
-        """(place, part, half): transforms back to real values."""
-        cos, sin = (wave[: self.half] * self._weight[:, None] for wave in self._place_waves)
-        return torch.stack([cos, -sin]).permute(2, 0, 1).contiguous().float()
+        """(place, half * part): transforms back to the real values of the map."""
+        cos, sin = (waves[: self.half] for waves in self._waves(torch.arange(self.out_size)))
+        stand_for = torch.full((self.half, 1), 2.0, dtype=torch.float64)
+        stand_for[0] = 1
+        if self.length % 2 == 0:
+            stand_for[-1] = 1
+        return (_interleaved(cos * stand_for, -sin * stand_for) / self.length).t().contiguous().float()
 
     @cached_property
     def of_complex(self) -> Tensor:
-        """(part, frequency, place, part): transforms complex values."""
-        cos, sin = self._place_waves
-        return torch.stack([torch.stack([cos, sin], dim=2), torch.stack([-sin, cos], dim=2)]).float()
+        """(frequency * part, part * place): transforms complex values."""
+        cos, sin = self._waves(torch.arange(self.size))
+        return _interleaved(torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)).float()
 
     @cached_property
     def to_complex(self) -> Tensor:
-        """(place, part, part, frequency): transforms back to complex values."""
-        cos, sin = (wave.t() / self.length for wave in self._place_waves)
-        return torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1).float()
+        """(part * place, frequency * part): transforms back to the complex values of the map."""
+        cos, sin = self._waves(torch.arange(self.out_size))
+        back = _interleaved(torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)) / self.length
+        return back.t().contiguous().float()
 
     @cached_property
-    def factors(self) -> Tensor:
-        """(3, frequency, part, tap): from taps that are transformed along another axis to the factors of `multiply`."""
-        cos, sin = self._tap_waves
-        real = torch.stack([cos, sin - cos, sin + cos])
-        imaginary = torch.stack([-sin, cos + sin, cos - sin])
-        return torch.stack([real, imaginary], dim=2).float()
+    def of_real_taps(self) -> Tensor:
+        """(half * part, tap): transforms real filters, which are correlated with places: the angle's sign is turned."""
+        cos, sin = self._waves_of_taps()
+        return _interleaved(cos, sin)[: 2 * self.half].float()
 
     @cached_property
-    def real_factors(self) -> Tensor:
-        """(3, half, tap): from real taps to the factors of `multiply`."""
-        return self.factors[:, : self.half, 0].contiguous()
+    def of_complex_taps(self) -> Tensor:
+        """(frequency * part, part * tap): transforms filters that have been transformed along another axis."""
+        cos, sin = self._waves_of_taps()
+        return _interleaved(torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)).float()
 
-    @cached_property
-    def tap_gradient(self) -> Tensor:
-        """(part, tap, 3, frequency): from the products of `correlate` to the taps, transformed along another axis."""
-        cos, sin = (wave.t() / self.length for wave in self._tap_waves)
-        real = torch.stack([cos - sin, sin, -cos], dim=1)
-        imaginary = torch.stack([-sin - cos, cos, sin], dim=1)
-        return torch.stack([real, imaginary]).float()
 
-    @cached_property
-    def real_tap_gradient(self) -> Tensor:
-        """(tap, 3, half): from the products of `correlate` to real taps."""
-        scale = self._weight * self.length
-        return (self.tap_gradient[0, :, :, : self.half] * scale).contiguous().float()
-
-    @cached_property
-    def taps_of_real(self) -> Tensor:
-        """(half, part, tap): transforms real taps; the sign of the angle is that of `factors`."""
-        cos, sin = (wave[: self.half] for wave in self._tap_waves)
-        return torch.stack([cos, sin], dim=1).float()
-
-    @cached_property
-    def taps_to_real(self) -> Tensor:
-        """(tap, half, part): sums what `tap_gradient` of another axis gives for each frequency of this one."""
-        cos, sin = (wave[: self.half] * self._weight[:, None] for wave in self._tap_waves)
-        return torch.stack([cos, sin], dim=1).permute(2, 0, 1).contiguous().float()
+def _interleaved(real: Tensor, imaginary: Tensor) -> Tensor:
+    """Return (frequency * part, place) of two tensors (frequency, place)."""
+    return torch.stack([real, imaginary], dim=1).flatten(0, 1)
 
 
 def can_be_spectral(inputs: Tensor, weight: Tensor) -> bool:
@@ -182,118 +148,78 @@ def can_be_spectral(inputs: Tensor, weight: Tensor) -> bool:
     )
 
 
-def shares(length: int, frequencies: int, weight: Tensor, items: int = 1) -> tuple[int, int]:
-    """Return into how many chunks frames, or places, are split, and how many workers share these.
-
-    Little work is one chunk for one worker, whose operators share out their steps among threads.
-
-    Parameters
-    ----------
-    length : int
-        Frames, or places of each item.
-    frequencies : int
-        Of the spectra that are worked on together.
-    weight : Tensor
-        Filters, (out channel, in channel, ..).
-    items : int
-        What is split alike.
-    """
-    values = length * 2 * frequencies * max(weight.shape[:2])
-    count = workers()
-    if items * values < count * _CHUNK_VALUES:
-        return 1, 1
-    rounded = count // math.gcd(count, items)
-    return min(length, -(-values // (_CHUNK_VALUES * rounded)) * rounded), count
-
-
-def empty_maps(batch: int, channel: int, height: int, width: int) -> Tensor:
-    """Return room for maps, channels last in memory."""
-    return torch.empty(batch, height, width, channel).permute(0, 3, 1, 2)
-
-
-def transform(matrix: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return the product of (frequency or place, place or frequency) with each of (item, place or frequency, channel).
-
-    One product for each item: MKL shares out one large product, of few rows and very many columns, so badly that two
-    threads take longer than one.
-    """
-    return torch.bmm(matrix.expand(len(values), -1, -1), values, out=out)
-
-
-def multiply(spectra: Tensor, factors: Tensor) -> Tensor:
-    """Return the spectra of the maps: the products of x + iy with a + ib.
-
-    The real part is (x + y) a - y (b + a), the imaginary one (x + y) a + x (b - a).
-
-    Parameters
-    ----------
-    spectra : Tensor
-        (part, frequency, item, in channel).
-    factors : Tensor
-        a, b - a and b + a, (3, frequency, in channel, out channel).
+def paired(spectra: Tensor, channel: int) -> Tensor:
+    """Return spectra (frequency * part, item * channel) with both parts of an item side by side.
 
     Returns
     -------
     Tensor
-        (part, frequency, item, out channel).
+        (frequency, item, part * channel).
     """
-    x, y = spectra
-    a, b_minus_a, b_plus_a = factors
-    product = _common_part(x, y, a)
-    product[0].baddbmm_(y, b_plus_a, alpha=-1)
-    product[1].baddbmm_(x, b_minus_a)
-    return product
+    frequencies, values = len(spectra) // 2, spectra.shape[1]
+    return spectra.view(frequencies, 2, values // channel, channel).transpose(1, 2).flatten(2)
 
 
-def multiply_conjugate(spectra: Tensor, factors: Tensor) -> Tensor:
-    """Return the spectra of the inputs' gradient: the products of x + iy with a - ib, channels the other way round.
-
-    The real part is (x + y) a + y (b - a), the imaginary one (x + y) a - x (b + a).
+def filter_blocks(spectra: Tensor, in_channel: int, out_channel: int) -> Tensor:
+    """Return the matrices by which `paired` spectra are multiplied: [[a, b], [-b, a]] for filters a + ib.
 
     Parameters
     ----------
     spectra : Tensor
-        (part, frequency, item, out channel).
-    factors : Tensor
-        As for `multiply`.
+        (frequency * part, in channel * out channel).
+    in_channel, out_channel : int
 
     Returns
     -------
     Tensor
-        (part, frequency, item, in channel).
+        (frequency, part * in channel, part * out channel).
     """
-    x, y = spectra
-    a, b_minus_a, b_plus_a = factors.transpose(2, 3)
-    product = _common_part(x, y, a)
-    product[0].baddbmm_(y, b_minus_a)
-    product[1].baddbmm_(x, b_plus_a, alpha=-1)
-    return product
+    a, b = spectra.view(-1, 2, in_channel, out_channel).unbind(1)
+    return torch.cat([torch.cat([a, b], dim=2), torch.cat([-b, a], dim=2)], dim=1)
 
 
-def _common_part(x: Tensor, y: Tensor, a: Tensor) -> Tensor:
-    product = x.new_empty(2, *x.shape[:2], a.shape[2])
-    torch.bmm(x + y, a, out=product[0])
-    product[1] = product[0]
-    return product
+def from_filter_blocks(blocks: Tensor) -> Tensor:
+    """Return the gradient for the filters' spectra from that for their blocks; shapes are those of `filter_blocks`."""
+    (of_a, of_b), (of_minus_b, again_a) = (half.chunk(2, dim=2) for half in blocks.chunk(2, dim=1))
+    return torch.stack([of_a + again_a, of_b - of_minus_b], dim=1).flatten(0, 1).flatten(1)
 
 
-def correlate(spectra: Tensor, grads: Tensor, products: Tensor) -> None:
-    """Add to products what the gradient of the filters is made of.
-
-    Its spectrum is that of the inputs, x + iy, times the conjugate of that of the maps' gradient, u + iv: the real part
-    is (x + y) u - y (u - v), the imaginary one (x + y) u - x (u + v).
+def multiply(spectra: Tensor, blocks: Tensor) -> Tensor:
+    """Return the spectra of what filters make.
 
     Parameters
     ----------
     spectra : Tensor
-        (part, frequency, item, in channel).
+        (frequency, item, part * in channel), from `paired`.
+    blocks : Tensor
+        (frequency, part * in channel, part * out channel).
+
+    Returns
+    -------
+    Tensor
+        (frequency * part, item * out channel).
+    """
+    frequency, item, _ = spectra.shape
+    made = spectra.new_empty(frequency, 2, item, blocks.shape[2] // 2)
+    products(spectra, blocks, out=made.transpose(1, 2))
+    return made.flatten(0, 1).flatten(1)
+
+
+def correlate(spectra: Tensor, grads: Tensor) -> Tensor:
+    """Return the gradient for the filters' blocks, summed over items, from `paired` spectra and those of the gradient.
+
+    Parameters
+    ----------
+    spectra : Tensor
+        (frequency, item, part * in channel).
     grads : Tensor
-        (part, frequency, item, out channel).
-    products : Tensor
-        (x + y) u, x (u + v) and y (u - v), summed over items, (3, frequency, in channel, out channel).
+        (frequency, item, part * out channel).
+
+    Returns
+    -------
+    Tensor
+        (frequency, part * in channel, part * out channel).
     """
-    x, y = spectra.transpose(2, 3)
-    u, v = grads
-    products[0].baddbmm_(x + y, u)
-    products[1].baddbmm_(x, u + v)
-    products[2].baddbmm_(y, u - v)
+    made = spectra.new_empty(len(spectra), spectra.shape[2], grads.shape[2])
+    products(spectra.transpose(1, 2), grads, out=made)
+    return made

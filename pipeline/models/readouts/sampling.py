@@ -20,13 +20,16 @@ with warnings.catch_warnings():  # PyTorch says once that sparse matrices are ne
     torch.sparse_csr_tensor([0, 0], torch.empty(0, dtype=torch.long), [], size=(1, 1))
 
 
+Pair = tuple[Tensor, Tensor]
+
+
 def weighed_at_points(frames: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """Return each unit's weighted sum of the channels at its point, (frame, unit): bilinear, zeros outside the map.
 
     Parameters
     ----------
     frames : Tensor
-        (frame, channel, height, width), channels last in memory.
+        (frame, channel, height, width), in memory by frames or by places, with channels last.
     points : Tensor
         (frame, unit, 2), x and y in half maps.
     weights : Tensor
@@ -36,9 +39,9 @@ def weighed_at_points(frames: Tensor, points: Tensor, weights: Tensor) -> Tensor
     if frames.device.type != "cpu" or frames.shape[2] * frames.shape[3] < 4:
         return (at_points(frames, points) * weights.t()).sum(dim=1)
     dtype = torch.promote_types(weights.dtype, torch.float32)  # frames come in bfloat16 from under autocast
-    channel, height, width = frames.shape[1:]
-    rows = frames.permute(0, 2, 3, 1).reshape(-1, channel).to(dtype)
-    sums: Tensor = _weighed(rows, points.permute(2, 1, 0).contiguous().to(dtype), weights.to(dtype), height, width)[0]
+    rows, steps = _rows(frames)
+    points = points.permute(2, 1, 0).contiguous().to(dtype)
+    sums: Tensor = _weighed(rows.to(dtype), points, weights.to(dtype), *frames.shape[2:], steps)[0]
     return sums.t()
 
 
@@ -56,20 +59,38 @@ def weighed_at_own_point(frames: Tensor, points: Tensor, weights: Tensor) -> Ten
     """
     if frames.device.type != "cpu":
         return (at_points(frames, points[:, None]).squeeze(2) * weights).sum(dim=1)
-    count, channel, height, width = frames.shape
+    height, width = frames.shape[2:]
     (left, right), _, columns = _neighbours(points[:, 0], width)
     (above, below), _, lines = _neighbours(points[:, 1], height)
-    first = torch.arange(count) * (height * width)
-    pixels = torch.stack([first + line * width + column for line in lines for column in columns], dim=1)
-    shares = torch.stack([above * left, above * right, below * left, below * right], dim=1)
-    # Frames have their channels last in memory, so that this takes four rows of each and copies nothing else.
-    seen = frames.permute(0, 2, 3, 1).reshape(-1, channel)[pixels]
-    return torch.einsum("fpc,fp,fc->f", seen, shares, weights)
+    rows, steps = _rows(frames)
+    pixels = _pixels(lines, columns, steps)
+    shares = torch.stack([above * left, above * right, below * left, below * right])
+    return torch.einsum("pfc,pf,fc->f", rows[pixels], shares, weights)
+
+
+def _rows(frames: Tensor) -> tuple[Tensor, list[int]]:
+    """Return the channels of all pixels, (pixel, channel), and how many pixels further the next frame, line, column is.
+
+    Frames (frame, channel, height, width) may lie in memory by places, (width, height, frame, channel), or by frames;
+    others are copied.
+    """
+    count, channel, height, width = frames.shape
+    by_places = frames.permute(3, 2, 0, 1)
+    if by_places.is_contiguous():
+        return by_places.reshape(-1, channel), [1, count, height * count]
+    return frames.permute(0, 2, 3, 1).reshape(-1, channel), [height * width, width, 1]
+
+
+def _pixels(lines: Pair, columns: Pair, steps: list[int]) -> Tensor:
+    """Return the rows of the four pixels around each point, (.., 4, frame) for lines and columns (.., frame)."""
+    frame, line, column = steps
+    first = torch.arange(lines[0].shape[-1], dtype=lines[0].dtype) * frame
+    return torch.stack([y.mul(line).add_(first).add_(x, alpha=column) for y in lines for x in columns], dim=-2)
 
 
 @torch.library.custom_op("geniculate::weighed", mutates_args=())
 def _weighed(
-    rows: Tensor, points: Tensor, weights: Tensor, height: int, width: int
+    rows: Tensor, points: Tensor, weights: Tensor, height: int, width: int, steps: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return sums over four pixels, and what their gradients need.
 
@@ -83,6 +104,8 @@ def _weighed(
         (unit, channel).
     height, width : int
         Of the maps (px).
+    steps : list of int
+        How many rows further the next frame, line and column is.
 
     Returns
     -------
@@ -98,8 +121,7 @@ def _weighed(
     scale = [(size - 1) / 2 for size in (width, height)]
     (left, right), across, columns = _neighbours(points[0], width)
     (above, below), down, lines = _neighbours(points[1], height)
-    first = torch.arange(points.shape[2], dtype=torch.int32) * (height * width)
-    pixels = torch.stack([line.mul(width).add_(first).add_(column) for line in lines for column in columns], dim=1)
+    pixels = _pixels(lines, columns, steps)
     products = _products(rows, pixels, weights)
     shares = torch.stack([above * left, above * right, below * left, below * right], dim=1)
     # Pixels outside the map are zeros: their slopes, too, are those of the pixels inside.
@@ -108,9 +130,6 @@ def _weighed(
     slope_x += below * (across[1] * lower_right - across[0] * lower_left)
     slope_y = down[1] * (left * lower_left + right * lower_right) - down[0] * (left * upper_left + right * upper_right)
     return products.mul_(shares).sum(dim=1), torch.stack([slope_x * scale[0], slope_y * scale[1]]), pixels, shares
-
-
-Pair = tuple[Tensor, Tensor]
 
 
 def _neighbours(places: Tensor, size: int) -> tuple[Pair, Pair, Pair]:
@@ -134,7 +153,9 @@ def _products(rows: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
 
 
 @_weighed.register_fake
-def _(rows: Tensor, points: Tensor, weights: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    rows: Tensor, points: Tensor, weights: Tensor, height: int, width: int, steps: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _, unit, frame = points.shape
     shares = points.new_empty(unit, 4, frame)
     return points.new_empty(unit, frame), torch.empty_like(points), shares.int(), shares
@@ -165,21 +186,21 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    rows, _, weights, _, _ = inputs
+    rows, _, weights, *_ = inputs
     ctx.save_for_backward(rows, weights, *output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None
     rows, weights, slopes, pixels, shares = ctx.saved_tensors
-    of_rows, of_points, of_weights, _, _ = ctx.needs_input_grad
+    of_rows, of_points, of_weights = ctx.needs_input_grad[:3]
     to_rows = to_weights = None
     if of_rows or of_weights:
         found = _gradients(rows, pixels, shares * grad.unsqueeze(1), weights, of_rows, of_weights)
         to_rows, to_weights = found[0] if of_rows else None, found[1] if of_weights else None
-    return to_rows, slopes * grad if of_points else None, to_weights, None, None
+    return to_rows, slopes * grad if of_points else None, to_weights, None, None, None
 
 
 _weighed.register_autograd(_backward, setup_context=_setup)

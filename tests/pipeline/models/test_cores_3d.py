@@ -14,8 +14,10 @@ from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import FullGaussian2d, Network, build_encoder
 from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Depthwise3d, Factorized3d, GaborEnergy, ViT
+from pipeline.models.cores.base import from_sequences, to_frames, to_sequences
 from pipeline.models.cores.depthwise3d import _DropPath, sinusoidal_position
 from pipeline.models.cores.geometry import Stack
+from pipeline.models.cores.temporal import TemporalConv2d
 from pipeline.models.regularization import spatial_laplace, temporal_laplace
 
 SMALL = {"hidden_channels": (4, 3), "input_kernel": (4, 5, 3), "hidden_kernel": (3, 3, 3)}
@@ -204,6 +206,30 @@ def test_factorized_core_with_strides_equals_convolutions_with_product_filters()
     ]
     shown = movie(core.lost_frames + 5)
     torch.testing.assert_close(core(shown), convolved(core, shown, weights, kind), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_filters_over_time_are_those_of_a_convolution_over_time_and_place(dilation: int) -> None:
+    torch.manual_seed(1)
+    ours = TemporalConv2d(3, 5, 4, dilation).double()
+    theirs = nn.Conv2d(3, 5, (4, 1), dilation=(dilation, 1), bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    videos = torch.randn(2, 3, 17, 4, 6, dtype=torch.float64, requires_grad=True)
+    found = from_sequences(ours(to_sequences(to_frames(videos), 2)), 4, 6)
+    expected = theirs(videos.flatten(3)).unflatten(3, (4, 6))
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(found)
+    ours_grad = torch.autograd.grad(found, (videos, ours.weight), grad)
+    torch.testing.assert_close(ours_grad, torch.autograd.grad(expected, (videos, theirs.weight), grad))
+
+
+def test_movies_that_lie_by_places_are_not_copied_between_space_and_time() -> None:
+    sequences = torch.randn(6 * 4 * 2, 3, 1, 17).contiguous(memory_format=torch.channels_last)
+    videos = from_sequences(sequences, 4, 6)
+    assert videos.shape == (2, 3, 17, 4, 6)
+    again = to_sequences(to_frames(videos), 2)
+    assert torch.equal(again, sequences)
+    assert again.data_ptr() == videos.data_ptr() == sequences.data_ptr()
 
 
 def test_depthwise_block_by_hand() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.models.readouts.places import at_points
-from pipeline.models.readouts.sampling import weighed_at_points
+from pipeline.models.readouts.sampling import weighed_at_own_point, weighed_at_points
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -47,6 +47,17 @@ def test_corners_of_the_map_are_its_outermost_pixels() -> None:
     assert torch.equal(found, torch.tensor([[0.0, 10.0, 48.0, 58.0, 29.0]]))
 
 
+def test_maps_may_lie_in_memory_in_any_order() -> None:
+    frames, points, weights = inputs(4, 5)
+    places, channels = (3, 2, 0, 1), (2, 3, 1, 0)
+    for order, back in ((places, channels), ((0, 1, 2, 3), (0, 1, 2, 3)), ((2, 0, 3, 1), (1, 3, 0, 2))):
+        lying = frames.permute(order).contiguous().permute(back)
+        assert torch.equal(lying, frames)
+        torch.testing.assert_close(weighed_at_points(lying, points, weights), plain(frames, points, weights))
+        own = weighed_at_own_point(lying, points[:, 0], weights[:3])
+        torch.testing.assert_close(own, plain(frames, points[:, :1].expand(-1, 3, -1), weights[:3]).diagonal())
+
+
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
 def test_only_what_needs_a_gradient_gets_one(wanted: tuple[bool, ...]) -> None:
     made = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs(4, 5), wanted, strict=True)]
@@ -59,7 +70,7 @@ def test_the_operator_keeps_the_promises_of_pytorch() -> None:
     frames, points, weights = (tensor.detach() for tensor in inputs(4, 5, dtype=torch.float32))
     rows = frames.permute(0, 2, 3, 1).reshape(-1, 2).requires_grad_()
     operator = torch.ops.geniculate.weighed.default
-    made = rows, points.permute(2, 1, 0).contiguous().requires_grad_(), weights.requires_grad_(), 4, 5
+    made = rows, points.permute(2, 1, 0).contiguous().requires_grad_(), weights.requires_grad_(), 4, 5, [20, 5, 1]
     torch.library.opcheck(operator, made)
 
 

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ConfigurationError
-from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, spatial, spectra, temporal
+from pipeline.models.cores import CNN, Factorized3d, RotationEquivariant2d, Stacked2d, products, spatial
 from pipeline.models.cores.base import CoreConfiguration
 from pipeline.models.cores.side_by_side import side_by_side, workers
 from pipeline.models.cores.spatial import SpatialConv2d
-from pipeline.models.cores.spectra import Axis
-from pipeline.models.cores.temporal import TemporalConv2d
 
 FRAMES = [  # height, width, rows and columns of filters, padding, dilation
     (9, 13, 3, 3, 1, 1),
@@ -29,7 +27,6 @@ FRAMES = [  # height, width, rows and columns of filters, padding, dilation
     (5, 1, 1, 1, 0, 1),
     (6, 7, 5, 5, 4, 1),
 ]
-SEQUENCES = [(12, 5, 1), (13, 3, 2), (8, 8, 1), (9, 1, 1)]  # frames, taps, dilation
 
 
 def _check(way: Callable[[Tensor, Tensor], Tensor], plain: Callable[[Tensor, Tensor], Tensor], *sizes: tuple) -> None:
@@ -62,81 +59,43 @@ def test_convolution_over_frames(height: int, width: int, rows: int, columns: in
     )
 
 
-def _check_time(frames: int, taps: int, dilation: int) -> None:
-    _check(
-        lambda sequences, weight: temporal.spectral(sequences, weight, dilation),
-        lambda sequences, weight: F.conv2d(sequences, weight, dilation=(dilation, 1)),
-        (2, 3, frames, 10),
-        (4, 3, taps, 1),
-    )
-
-
-@pytest.mark.parametrize(("frames", "taps", "dilation"), SEQUENCES)
-def test_convolution_over_time(frames: int, taps: int, dilation: int) -> None:
-    torch.manual_seed(2)
-    _check_time(frames, taps, dilation)
-
-
-@pytest.mark.parametrize(("frames", "taps", "dilation"), [*SEQUENCES, (23, 3, 1), (40, 4, 3), (6, 6, 1)])
-def test_long_sequences_are_transformed_in_stretches(
-    frames: int, taps: int, dilation: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = Axis(frames, taps, dilation, 0)
-    monkeypatch.setattr(temporal, "_stretch", lambda *_: Axis(min(4 + whole.lost, frames), taps, dilation, 0))
-    torch.manual_seed(8)
-    _check_time(frames, taps, dilation)
-
-
-def test_stretches_cover_a_sequence_evenly() -> None:
-    for frames in (9, 66, 67, 300, 3000):
-        whole = Axis(frames, 5, 1, 0)
-        stretch = temporal._stretch(whole, 128, 128)
-        count = -(-whole.out_size // stretch.out_size)
-        assert stretch.out_size * count - whole.out_size < count
-        assert stretch.out_size < temporal._LONGEST
-
-
-def test_more_frames_and_places_than_are_transformed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.models.cores.spectra._CHUNK_VALUES", 8)
+def test_more_frames_than_are_transformed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spatial, "_FRAMES", 3)
     torch.manual_seed(3)
     _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
-    _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
+
+
+@pytest.mark.parametrize("way", ["a call for each", "one call", "without oneDNN"])
+def test_products_of_matrices(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(9)
+    monkeypatch.setattr(products, "_WORTH_A_CALL", 2**62 if way == "one call" else 0)
+    if way == "without oneDNN":
+        monkeypatch.setattr(products, "_LAYER", None)
+    left, right = torch.randn(5, 40, 70), torch.randn(5, 70, 90)
+    for first, second in ((left, right), (left.mT.contiguous().mT, right.mT.contiguous().mT), (left[::2], right[::2])):
+        made = torch.empty(len(first), 45, 40, 2).permute(0, 2, 1, 3)
+        products.products(first, second, out=made)
+        _assert_close(made.flatten(2), first.double() @ second.double())
+        _assert_close(products.product(first[1], second[1]), first[1].double() @ second[1].double())
+    every_second = right[0, :, ::2]
+    _assert_close(products.product(left[0], every_second), left[0].double() @ every_second.double())
 
 
 @pytest.fixture(params=[2, 5, 12])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Give PyTorch some threads, and little work to each worker."""
-    monkeypatch.setattr("pipeline.models.cores.spectra._CHUNK_VALUES", 8)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Give PyTorch some threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
 
 
-def _check_both() -> None:
+def test_several_threads(threads: int) -> None:
     torch.manual_seed(7)
     _check(spatial.spectral, F.conv2d, (7, 3, 6, 5), (4, 3, 3, 3))
-    _check(temporal.spectral, F.conv2d, (2, 3, 9, 7), (4, 3, 3, 1))
-
-
-def test_several_threads(threads: int) -> None:
-    _check_both()
     assert torch.get_num_threads() == threads
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == threads
-
-
-def test_little_work_is_not_shared_out() -> None:
-    weight = torch.zeros(64, 64, 7, 7)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert spectra.shares(64, 31, weight) == (1, 1)
-        assert spectra.shares(500, 31, weight) == (4, 2)
-        assert spectra.shares(100, 20, weight, items=1) == (1, 1)
-        assert spectra.shares(100, 20, weight, items=8) == (1, 2)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_several_threads_give_the_same_each_time(threads: int) -> None:
@@ -183,8 +142,6 @@ def test_sizes_that_a_circular_convolution_cannot_hold_are_refused() -> None:
         spatial.spectral(frames, weight, None, 3)
     with pytest.raises(ConfigurationError, match=r"3 taps, 3 apart, on 6 places"):
         spatial.spectral(frames, weight, None, 0, 3)
-    with pytest.raises(ConfigurationError, match=r"7 taps, 1 apart, on 6 places"):
-        temporal.spectral(frames, torch.zeros(3, 2, 7, 1))
 
 
 def test_bias_and_memory_layout() -> None:
@@ -192,22 +149,28 @@ def test_bias_and_memory_layout() -> None:
     frames, weight, bias = torch.randn(3, 5, 8, 9), torch.randn(4, 5, 3, 3), torch.randn(4)
     found = spatial.spectral(frames, weight, bias, 1)
     _assert_close(found, F.conv2d(frames.double(), weight.double(), bias.double(), padding=1))
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.permute(3, 2, 0, 1).is_contiguous()
+    by_frames = frames.contiguous(memory_format=torch.channels_last).requires_grad_()
+    by_places = frames.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0).requires_grad_()
+    for lying in (by_frames, by_places):
+        maps = spatial.spectral(lying, weight, bias, 1)
+        (grad,) = torch.autograd.grad(maps.square().sum(), lying)
+        assert torch.equal(maps, found)
+        assert grad.stride() == lying.stride(), "whoever gets the gradient computes in this layout"
+    layer = SpatialConv2d(64, 64, 7, padding=3).requires_grad_(False)
+    assert layer(LARGE).is_contiguous(memory_format=torch.channels_last)
+    assert layer.in_any_layout(LARGE).permute(3, 2, 0, 1).is_contiguous()
 
 
 @pytest.mark.parametrize("learned", ["inputs", "weight"])
 def test_only_the_gradient_that_is_wanted(learned: str) -> None:
     torch.manual_seed(5)
-    for way, sizes in (
-        (spatial.spectral, ((3, 5, 8, 9), (4, 5, 3, 3))),
-        (temporal.spectral, ((2, 3, 9, 4), (4, 3, 3, 1))),
-    ):
-        inputs, weight = (torch.randn(size) for size in sizes)
-        wanted = {"inputs": inputs, "weight": weight}[learned].requires_grad_()
-        (alone,) = torch.autograd.grad(way(inputs, weight).square().sum(), wanted)
-        both = (inputs.detach().requires_grad_(), weight.detach().requires_grad_())
-        together = torch.autograd.grad(way(*both).square().sum(), both)
-        assert torch.equal(alone, together[learned == "weight"])
+    inputs, weight = torch.randn(3, 5, 8, 9), torch.randn(4, 5, 3, 3)
+    wanted = {"inputs": inputs, "weight": weight}[learned].requires_grad_()
+    (alone,) = torch.autograd.grad(spatial.spectral(inputs, weight).square().sum(), wanted)
+    both = (inputs.detach().requires_grad_(), weight.detach().requires_grad_())
+    together = torch.autograd.grad(spatial.spectral(*both).square().sum(), both)
+    assert torch.equal(alone, together[learned == "weight"])
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -218,10 +181,17 @@ def test_a_second_derivative_is_refused() -> None:
 
 
 def _is_spectral(values: Tensor) -> bool:
-    return values.grad_fn is not None and type(values.grad_fn).__name__ in ("_SpatialBackward", "_TemporalBackward")
+    """Tell whether a convolution by way of spectra is among the operations that made these values."""
+    nodes, seen = [values.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes.extend(before for before, _ in node.next_functions)
+    return any(type(node).__name__ == "_SpatialBackward" for node in seen)
 
 
-LARGE = torch.zeros(16, 64, 20, 24)
+LARGE = torch.zeros(32, 64, 20, 24)
 """Frames for which filters of 7 x 7 pixels to 64 channels are faster by way of spectra."""
 
 
@@ -231,9 +201,6 @@ def test_the_faster_way_is_taken() -> None:
     assert not _is_spectral(SpatialConv2d(64, 4, 3, padding=1, bias=False)(LARGE))
     assert not _is_spectral(SpatialConv2d(8, 8, 13, bias=False)(LARGE[:, :8]))
     assert not _is_spectral(SpatialConv2d(1, 64, 7, bias=False)(LARGE[:, :1]))
-    assert _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 66, 4)))
-    assert _is_spectral(TemporalConv2d(128, 128, 5, 1)(torch.zeros(1, 128, 3000, 1)))
-    assert not _is_spectral(TemporalConv2d(16, 16, 5, 1)(torch.zeros(1, 16, 66, 4)))
 
 
 def test_what_spectra_cannot_do_goes_the_usual_way() -> None:
@@ -252,13 +219,13 @@ def test_what_spectra_cannot_do_goes_the_usual_way() -> None:
 @pytest.mark.parametrize(
     ("core", "size"),
     [
-        (Stacked2d(hidden_channels=64, input_kern=5, hidden_kern=7, layers=2), (12, 1, 1, 16, 18)),
-        (CNN(hidden_channels=(64, 64), kernels=(5, 7), strides=(1, 1)), (12, 1, 1, 22, 24)),
+        (Stacked2d(hidden_channels=64, input_kern=5, hidden_kern=7, layers=2), (32, 1, 1, 16, 18)),
+        (CNN(hidden_channels=(64, 64), kernels=(5, 7), strides=(1, 1)), (24, 1, 1, 26, 28)),
         (
             RotationEquivariant2d(hidden_channels=8, num_rotations=8, input_kern=5, hidden_kern=7, layers=2),
-            (12, 1, 1, 16, 18),
+            (32, 1, 1, 16, 18),
         ),
-        (Factorized3d((64, 128), (5, 7), (3, 5), padding=False), (1, 1, 40, 18, 20)),
+        (Factorized3d((64, 128), (5, 7), (3, 5), padding=False), (3, 1, 40, 18, 20)),
     ],
     ids=lambda value: value.kind() if isinstance(value, CoreConfiguration) else None,
 )
@@ -267,13 +234,9 @@ def test_cores_are_equal_to_themselves_in_double_precision(core: CoreConfigurati
     network = core.build(1).train()
     exact = core.build(1).double().train()
     exact.load_state_dict(network.state_dict())
-    ways: list[Tensor] = []
-    handles = [module.register_forward_hook(lambda _, __, made: ways.append(made)) for module in network.modules()]
     videos = torch.randn(size)
     features = network(videos)
-    assert any(_made_by_spectra(made) for made in ways), "the test does not reach what it is about"
-    for handle in handles:
-        handle.remove()
+    assert _is_spectral(features), "the test does not reach what it is about"
     expected = exact(videos.double())
     grad = torch.randn_like(features)
     features.backward(grad)
@@ -283,19 +246,7 @@ def test_cores_are_equal_to_themselves_in_double_precision(core: CoreConfigurati
         _assert_close(found.grad, wanted.grad, 2e-4)
 
 
-def _made_by_spectra(values: Tensor) -> bool:
-    """Tell whether a convolution by spectra is among the last operations before these values."""
-    seen = [values.grad_fn]
-    for _ in range(3):
-        if any(node is not None and "Spatial" in type(node).__name__ for node in seen):
-            return True
-        seen = [before for node in seen if node is not None for before, _ in node.next_functions]
-    return False
-
-
 def test_weights_keep_their_names_and_shapes() -> None:
     assert {name: value.shape for name, value in SpatialConv2d(3, 4, 5).state_dict().items()} == {
         name: value.shape for name, value in nn.Conv2d(3, 4, 5).state_dict().items()
     }
-    theirs = nn.Conv2d(3, 3, (5, 1), dilation=(2, 1), bias=False)
-    assert TemporalConv2d(3, 3, 5, 2).weight.shape == theirs.weight.shape
