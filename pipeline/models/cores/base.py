@@ -1,8 +1,9 @@
 """What every core is, and the memory layout that all share.
 
 Channels come last in memory. Most cores work on movies that lie by frames, (batch, time, height, width, channel), of
-which convolutions over space see (batch * time, channel, height, width) without a copy. For convolutions over time
-movies lie by places, (width, height, batch, time, channel), and are seen as (width * height * batch, channel, 1, time).
+which convolutions over space see (batch * time, channel, height, width) and convolutions over time (batch, channel,
+time, height * width) without a copy. Movies may also lie by places, (width, height, batch, time, channel), as
+convolutions by way of spectra make them; convolutions over time see (width * height * batch, channel, 1, time) then.
 """
 
 from __future__ import annotations
@@ -105,6 +106,11 @@ def to_videos(frames: Tensor, batch: int) -> Tensor:
     folded, channel, height, width = frames.shape
     videos = frames.permute(0, 2, 3, 1).reshape(batch, folded // batch, height, width, channel)
     return videos.permute(0, 4, 1, 2, 3)
+
+
+def lies_by_places(frames: Tensor) -> bool:
+    """Tell whether frames (frame, channel, height, width) lie in memory by places, (width, height, frame, channel)."""
+    return frames.permute(3, 2, 0, 1).is_contiguous()
 
 
 def to_sequences(frames: Tensor, batch: int) -> Tensor:

@@ -15,9 +15,11 @@ from pipeline.models.cores.base import (
     CoreConfiguration,
     channels_last,
     from_sequences,
+    lies_by_places,
     refuse_even,
     to_frames,
     to_sequences,
+    to_videos,
 )
 from pipeline.models.cores.geometry import Stack, for_each_layer, refuse_skipping_points
 from pipeline.models.cores.spatial import SpatialConv2d
@@ -44,9 +46,12 @@ class _FactorizedLayer(nn.Module):
     def forward(self, videos: Tensor, padded: bool = True) -> Tensor:
         frames = to_frames(videos)
         maps = self.spatial.in_any_layout(frames) if padded else unpadded(self.spatial, frames)
-        sequences = to_sequences(maps, len(videos))
-        features = self.nonlinearity(self.norm(self.temporal(sequences)))
-        return from_sequences(features, maps.shape[2], maps.shape[3])
+        batch, (height, width) = len(videos), maps.shape[2:]
+        if self.temporal.learns or lies_by_places(maps):
+            sequences = self.temporal.of_sequences(to_sequences(maps, batch))
+            return from_sequences(self.nonlinearity(self.norm(sequences)), height, width)
+        features = self.temporal(to_videos(maps, batch).flatten(3))
+        return self.nonlinearity(self.norm(features)).unflatten(3, (height, width))
 
     def local(self, source: int) -> LocalLayer:
         """Return this as a `LocalLayer`."""

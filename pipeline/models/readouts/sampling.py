@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.models.cores.base import lies_by_places
 from pipeline.models.readouts.places import at_points
 
 with warnings.catch_warnings():  # PyTorch says once that sparse matrices are new, at the first one
@@ -75,9 +76,8 @@ def _rows(frames: Tensor) -> tuple[Tensor, list[int]]:
     others are copied.
     """
     count, channel, height, width = frames.shape
-    by_places = frames.permute(3, 2, 0, 1)
-    if by_places.is_contiguous():
-        return by_places.reshape(-1, channel), [1, count, height * count]
+    if lies_by_places(frames):
+        return frames.permute(3, 2, 0, 1).reshape(-1, channel), [1, count, height * count]
     return frames.permute(0, 2, 3, 1).reshape(-1, channel), [height * width, width, 1]
 
 

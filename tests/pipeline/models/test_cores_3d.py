@@ -14,7 +14,7 @@ from pipeline.datasets.info import ScanInfo
 from pipeline.errors import ConfigurationError
 from pipeline.models import FullGaussian2d, Network, build_encoder
 from pipeline.models.cores import Basic3d, Core, CoreConfiguration, Depthwise3d, Factorized3d, GaborEnergy, ViT
-from pipeline.models.cores.base import from_sequences, to_frames, to_sequences
+from pipeline.models.cores.base import from_sequences, lies_by_places, to_frames, to_sequences
 from pipeline.models.cores.depthwise3d import _DropPath, sinusoidal_position
 from pipeline.models.cores.geometry import Stack
 from pipeline.models.cores.temporal import TemporalConv2d
@@ -215,12 +215,24 @@ def test_filters_over_time_are_those_of_a_convolution_over_time_and_place(dilati
     theirs = nn.Conv2d(3, 5, (4, 1), dilation=(dilation, 1), bias=False).double()
     theirs.load_state_dict(ours.state_dict())
     videos = torch.randn(2, 3, 17, 4, 6, dtype=torch.float64, requires_grad=True)
-    found = from_sequences(ours(to_sequences(to_frames(videos), 2)), 4, 6)
+    found = from_sequences(ours.of_sequences(to_sequences(to_frames(videos), 2)), 4, 6)
     expected = theirs(videos.flatten(3)).unflatten(3, (4, 6))
     torch.testing.assert_close(found, expected)
     grad = torch.randn_like(found)
     ours_grad = torch.autograd.grad(found, (videos, ours.weight), grad)
     torch.testing.assert_close(ours_grad, torch.autograd.grad(expected, (videos, theirs.weight), grad))
+
+
+def test_factorized_core_is_the_same_in_every_memory_layout() -> None:
+    """Time lies last while filters are learned, or where spectra make the maps; otherwise movies lie by frames."""
+    core = built(Factorized3d(**LAYERS), channels=2).double()
+    videos = torch.randn(2, 2, 12, 9, 11, dtype=torch.float64)
+    features = core(videos)
+    with torch.no_grad():
+        torch.testing.assert_close(core(videos), features)
+    core.requires_grad_(False)
+    torch.testing.assert_close(core(videos), features)
+    assert lies_by_places(to_frames(features)) and not lies_by_places(to_frames(core(videos)))
 
 
 def test_movies_that_lie_by_places_are_not_copied_between_space_and_time() -> None:
