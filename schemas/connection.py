@@ -28,6 +28,7 @@ from datajoint.user_tables import Computed, Imported
 
 from pipeline.errors import ConfigurationError, ConnectionRefusedByDesign, GeniculateError
 from schemas import embedded
+from schemas.outdated import refuse_outdated
 
 STORE = "main"
 _Table = TypeVar("_Table", bound=type[Any])
@@ -305,6 +306,8 @@ def schema(module: str) -> dj.Schema:
     ------
     ServerUnavailableError, ConnectionRefusedByDesign, EmbeddedServerError
         As for :func:`connect`.
+    OutdatedTablesError
+        When a table is decorated that another version has declared with other columns.
     """
     return _Schema(f"{settings().prefix}_{module}", connection=connect())
 
@@ -325,6 +328,7 @@ class _Schema(dj.Schema):
             declared = super().__call__(cls, context=context)
             if issubclass(cls, (Computed, Imported)) and dj.config.database.create_tables:
                 _declare_queue(cls)
+        refuse_outdated(cls)
         return declared
 
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import datajoint as dj
 import numpy as np
+import pytest
+
+from schemas import connection
+from schemas.outdated import OutdatedTablesError
 
 MODULES = (
     "recording",
@@ -67,3 +71,23 @@ def test_not_a_number_is_null(trained: dict[str, Any]) -> None:
         for name in table.heading.names:
             if table.heading[name].type == "double precision":
                 assert not len(table & f"\"{name}\" = 'NaN'"), f"{table.full_table_name}.{name}"
+
+
+def test_tables_of_another_version_are_refused_by_name() -> None:
+    """A column of a part that the table on the server does not have, as after an upgrade without its migration."""
+    old = connection.schema("versions")
+
+    @old
+    class Recipe(dj.Manual):
+        definition = "recipe : int32  # number"
+
+        class Step(dj.Part):
+            definition = "-> master\n---\nseconds : float64  # (s) how long"
+
+    class Step(dj.Part):
+        definition = "-> master\n---\nseconds : float64  # (s) how long\nheat = null : float64  # (K) how hot"
+
+    newer = type("Recipe", (dj.Manual,), {"definition": Recipe.definition, "Step": Step, "__module__": __name__})
+    with pytest.raises(OutdatedTablesError, match=r"versions.*recipe__step.* has no heat\. CHANGELOG"):
+        connection.schema("versions")(newer)
+    assert connection.schema("versions")(Recipe) is Recipe  # the same columns are no other version

@@ -230,7 +230,7 @@ def _convolve(plan: _Plan, taps: Tensor, frames: Tensor) -> Tensor:
 def _gradients(
     plan: _Plan, taps: Tensor, frames: Tensor, grads: Tensor, for_frames: bool, to_taps: Tensor | None
 ) -> Tensor:
-    """Return the gradient of frames, by places, or anything unless wanted; add to that of the taps along the width."""
+    """Return the gradient of frames, by places (empty unless wanted), and add to that of the taps along the width."""
     rows, columns = plan.rows, plan.columns
     of_maps = _along_width(columns.to_real.t(), grads)
     spectra = of_maps if to_taps is None else _along_width(columns.of_real, frames)
