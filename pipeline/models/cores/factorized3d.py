@@ -47,7 +47,7 @@ class _FactorizedLayer(nn.Module):
         frames = to_frames(videos)
         maps = self.spatial.in_any_layout(frames) if padded else unpadded(self.spatial, frames)
         batch, (height, width) = len(videos), maps.shape[2:]
-        if self.temporal.learns or lies_by_places(maps):
+        if self.temporal.likes_sequences or lies_by_places(maps):
             sequences = self.temporal.of_sequences(to_sequences(maps, batch))
             return from_sequences(self.nonlinearity(self.norm(sequences)), height, width)
         features = self.temporal(to_videos(maps, batch).flatten(3))

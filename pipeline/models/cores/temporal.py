@@ -23,12 +23,12 @@ class TemporalConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, (taps, 1), dilation=(dilation, 1), bias=False)
 
     @property
-    def learns(self) -> bool:
-        """Whether the gradient of the filters will be wanted.
+    def likes_sequences(self) -> bool:
+        """Whether `of_sequences` is faster: where the gradient of the filters is wanted, on a CPU.
 
         With time along the last axis oneDNN finds it at a processor's full speed, along the axis before at a third.
         """
-        return self.weight.requires_grad and torch.is_grad_enabled()
+        return self.weight.device.type == "cpu" and self.weight.requires_grad and torch.is_grad_enabled()
 
     def of_sequences(self, sequences: Tensor) -> Tensor:
         """Return filtered sequences, shorter by what the filters need; `forward` does the same for (time, place).
