@@ -11,7 +11,8 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what is freed, for the next step, instead of handing it back to the system.
 
     A step frees and asks for tensors of tens of megabytes, whose pages the system has to map and to fill with zeros
-    each time. The process keeps its peak until it ends. Only glibc offers this.
+    each time. The process keeps its peak until it ends. Threads share one heap, for what one frees in a heap of its own
+    would not serve the others. Only glibc offers this.
 
     Returns
     -------

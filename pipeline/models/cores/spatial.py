@@ -32,7 +32,7 @@ _TRANSFORM, _PRODUCT, _FILTER = 2.6, 2.2, 12.0
 spectra, and where those of filters are made."""
 
 _FRAMES = 1024
-"""Frames that are transformed together at most; half as many or more, so that products are large."""
+"""Frames that are transformed together at most, which bounds the memory of their spectra."""
 
 _NARROW = 32
 """Channels, of frames and maps, below which matrices are too small (0.6 to 0.75 of the direct speed with 16)."""

@@ -54,11 +54,6 @@ class Axis:
         return self.size + 2 * self.padding - self.dilation * (self.taps - 1)
 
     @property
-    def lost(self) -> int:
-        """Return by how many places the map is smaller."""
-        return self.size - self.out_size
-
-    @property
     def half(self) -> int:
         """Return how many frequencies say all about real values; the others are their complex conjugates."""
         return self.length // 2 + 1
